@@ -1,0 +1,49 @@
+"""A step is a value: what one forward pass will do, and what came of it.
+
+Made by the scheduler, run by the runner, thrown away. Nothing in it is filled in later.
+"""
+
+from dataclasses import dataclass
+
+from lorax_serve.engine.sequence import Sequence
+from lorax_serve.ipc.types import TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledSequence:
+    """`num_tokens` tokens of one sequence, from position `start` on."""
+
+    sequence: Sequence
+    start: int
+    token_ids: tuple[int, ...]  # the ids at positions start, start + 1, …
+    block_table: tuple[int, ...]  # KV blocks of the sequence, covering start + num_tokens
+    adapter_slot: int  # kernels.lora.BASE_SLOT for the base model
+    samples: bool  # the last of these tokens is the newest known one: pick its successor
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Sequences in batch order: decodes first, then prompt chunks, each sorted by adapter slot."""
+
+    scheduled: tuple[ScheduledSequence, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(item.num_tokens for item in self.scheduled)
+
+    @property
+    def sampling(self) -> tuple[ScheduledSequence, ...]:
+        return tuple(item for item in self.scheduled if item.samples)
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """One entry per `Step.sampling`, in its order."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob | None, ...]  # None where the request asked for none
+    finite: tuple[bool, ...]  # False: the row's logits held NaN, or nothing was allowed

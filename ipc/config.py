@@ -1,0 +1,39 @@
+"""The engine's launch contract: one JSON line on its standard input."""
+
+import enum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+
+class Device(enum.Enum):
+    AUTO = "auto"  # cuda when a GPU is visible, else cpu
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class DType(enum.Enum):
+    AUTO = "auto"  # the checkpoint's own on cuda, float32 on cpu
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    protocol: str  # ipc.messages.protocol_hash() of the frontend
+    endpoint: str  # ipc:// address the engine binds
+    model_path: str  # local Hugging Face folder
+    device: Device = Device.AUTO
+    dtype: DType = DType.AUTO
+    max_model_len: Annotated[int, Meta(ge=16)] | None = None  # None: the model's own
+    block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
+    kv_cache_bytes: Annotated[int, Meta(ge=1)] = 512 * 2**20
+    prefix_cache: bool = True
+    max_num_sequences: Annotated[int, Meta(ge=1, le=4096)] = 64
+    max_batch_tokens: Annotated[int, Meta(ge=1)] = 512  # tokens of one step, prompts and decodes
+    max_queued: Annotated[int, Meta(ge=1)] = 1024
+    adapter_pool_bytes: Annotated[int, Meta(ge=1)] = 256 * 2**20
+    max_adapter_rank: Annotated[int, Meta(ge=1, le=1024)] = 256
+    max_loading: Annotated[int, Meta(ge=1, le=64)] = 2  # adapters read at the same time
+    num_threads: Annotated[int, Meta(ge=1)] | None = None  # None: torch decides
+    log_level: str = "info"

@@ -1,0 +1,93 @@
+"""Everything that crosses the engine socket. Reading this file is reading the protocol.
+
+Frontend to engine: Hello, Generate, Abort.   Engine to frontend: LoadProgress, EngineReady,
+EngineFailed, StepEvents. Every Generate is answered by exactly one terminal event: TokensGenerated
+with a finish reason, or RequestFailed; after an Abort the engine says nothing more.
+"""
+
+import hashlib
+
+import msgspec
+from msgspec import Struct
+
+from lorax_serve.ipc.types import (
+    AdapterRef,
+    EngineInfo,
+    ErrorCode,
+    FinishReason,
+    GrammarSpec,
+    PromptStats,
+    RequestId,
+    SamplingParams,
+    StopConditions,
+    TokenId,
+    TokenLogprob,
+)
+
+
+class Hello(Struct, frozen=True, tag="hello", forbid_unknown_fields=True):
+    protocol: str
+
+
+class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
+    request_id: RequestId
+    prompt_token_ids: list[TokenId]
+    sampling: SamplingParams
+    stop: StopConditions
+    adapter: AdapterRef | None = None  # None: the base model
+    grammar: GrammarSpec | None = None
+    cache_salt: str = ""  # requests share prefix-cache blocks only under equal salts
+
+
+class Abort(Struct, frozen=True, tag="abort", forbid_unknown_fields=True):
+    request_id: RequestId
+
+
+class LoadProgress(Struct, frozen=True, tag="load_progress", forbid_unknown_fields=True):
+    phase: str
+    fraction: float  # 0 to 1 within the phase
+
+
+class EngineReady(Struct, frozen=True, tag="engine_ready", forbid_unknown_fields=True):
+    protocol: str
+    info: EngineInfo
+
+
+class EngineFailed(Struct, frozen=True, tag="engine_failed", forbid_unknown_fields=True):
+    """The engine cannot start, and why, in a sentence for the operator."""
+
+    message: str
+
+
+class TokensGenerated(Struct, frozen=True, tag="tokens", forbid_unknown_fields=True):
+    request_id: RequestId
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None  # set exactly once, on the last event
+    logprobs: list[TokenLogprob] | None = None  # one per token id when asked for
+    prompt: PromptStats | None = None  # on the first event
+
+
+class RequestFailed(Struct, frozen=True, tag="failed", forbid_unknown_fields=True):
+    request_id: RequestId
+    code: ErrorCode
+    message: str
+
+
+class StepEvents(Struct, frozen=True, tag="events", forbid_unknown_fields=True):
+    """All that one step has to say to one frontend."""
+
+    events: list[TokensGenerated | RequestFailed]
+
+
+ToEngine = Hello | Generate | Abort
+ToFrontend = LoadProgress | EngineReady | EngineFailed | StepEvents
+
+RequestEvent = TokensGenerated | RequestFailed
+
+
+def protocol_hash() -> str:
+    """A digest of every message's schema; two builds that differ in it must not talk."""
+    schemas, components = msgspec.json.schema_components([ToEngine, ToFrontend])
+    return hashlib.sha256(msgspec.json.encode([schemas, components], order="sorted")).hexdigest()[
+        :16
+    ]

@@ -1,0 +1,122 @@
+"""Facts both processes speak about. Each is defined once, here."""
+
+import enum
+from typing import Annotated, NewType
+
+from msgspec import Meta, Struct
+
+RequestId = NewType("RequestId", str)
+
+TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class FinishReason(enum.Enum):
+    """Why the engine ended a sequence. Stop strings are the frontend's: it aborts instead."""
+
+    EOS = "eos"
+    STOP_TOKEN = "stop_token"
+    LENGTH = "length"
+
+
+class ErrorCode(enum.Enum):
+    """What went wrong with one request, or with the engine. The frontend maps each to a status."""
+
+    INVALID_REQUEST = "invalid_request"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    MODEL_NOT_FOUND = "model_not_found"
+    ADAPTER_CORRUPT = "adapter_corrupt"
+    ADAPTER_INCOMPATIBLE = "adapter_incompatible"
+    ADAPTER_TOO_LARGE = "adapter_too_large"
+    INVALID_JSON_SCHEMA = "invalid_json_schema"
+    SCHEMA_TOO_COMPLEX = "schema_too_complex"
+    UNSUPPORTED_PARAMETER = "unsupported_parameter"
+    QUEUE_FULL = "queue_full"
+    NOT_READY = "not_ready"
+    ENGINE_LOST = "engine_lost"
+    SERVER_SHUTDOWN = "server_shutdown"
+    GENERATION_ERROR = "generation_error"
+
+
+class SamplingParams(Struct, frozen=True, forbid_unknown_fields=True):
+    """How one sequence picks its tokens. Defaults change nothing.
+
+    Order of application: repetition, frequency and presence penalties, logit bias, grammar mask,
+    temperature, top-k, top-p, min-p, typical-p. `temperature == 0` is greedy, exactly: the arg-max
+    of the penalised, masked logits, whatever the other fields say.
+    """
+
+    temperature: Annotated[float, Meta(ge=0, le=100)] = 1.0
+    top_k: Annotated[int, Meta(ge=0, lt=2**31)] = 0  # 0: off
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    typical_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.0  # over prompt and output
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0  # over output only
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0  # over output only
+    seed: Seed = 0
+    logit_bias: tuple[tuple[TokenId, Annotated[float, Meta(ge=-100, le=100)]], ...] = ()
+    num_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None  # None: no logprobs at all
+
+
+class StopConditions(Struct, frozen=True, forbid_unknown_fields=True):
+    """When one sequence ends, as far as the engine can see (it sees ids, never text)."""
+
+    max_new_tokens: Annotated[int, Meta(ge=1)]
+    stop_token_ids: tuple[TokenId, ...] = ()
+    ignore_eos: bool = False
+
+
+class GrammarKind(enum.Enum):
+    """How `GrammarSpec.payload` is read."""
+
+    LLGUIDANCE = "llguidance"  # a serialized llguidance grammar, UTF-8 JSON
+    OUTLINES_INDEX = "outlines_index"  # a compiled outlines_core Index in its own binary form
+
+
+class GrammarSpec(Struct, frozen=True, forbid_unknown_fields=True):
+    """A constraint already validated (or compiled) by the frontend."""
+
+    kind: GrammarKind
+    payload: bytes
+    digest: str  # sha256 hex of kind and payload; keys the engine's cache
+
+
+class AdapterRef(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which adapter a request wants, resolved to files. Equal refs mean the same bytes."""
+
+    name: str  # as the operator's users call it; for messages only
+    path: str  # absolute folder holding adapter_config.json and the safetensors file
+    revision: str  # changes whenever the files do
+
+
+class TokenLogprob(Struct, frozen=True, array_like=True):
+    """Natural-log probabilities under the raw model distribution, always finite."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), most likely first
+
+
+class PromptStats(Struct, frozen=True, forbid_unknown_fields=True):
+    """Sent once, with a request's first token."""
+
+    num_cached_tokens: int  # prompt tokens whose keys and values came from the prefix cache
+    queue_seconds: float  # from arrival at the engine to the first forward
+
+
+class EngineInfo(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the engine serves and how much fits, known once it is ready."""
+
+    architecture: str
+    device: str
+    dtype: str
+    num_parameters: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    max_model_len: int  # prompt plus output tokens of one request
+    block_size: int  # tokens per KV block
+    num_blocks: int
+    max_num_sequences: int
+    max_adapter_rank: int
+    adapter_pool_bytes: int
+    typical_adapter_bytes: int  # one rank-16 adapter on every adaptable linear

@@ -1,0 +1,53 @@
+"""What the frontend answers when it cannot serve, and the HTTP status of each code.
+
+ServeError          one request fails; carries an ErrorCode, a sentence and maybe the field's name
+└── EngineLost      the engine process is gone; every open request gets this
+
+StartError          the server cannot start; the sentence is for the operator
+"""
+
+from http import HTTPStatus
+
+from lorax_serve.ipc.types import ErrorCode
+
+STATUS: dict[ErrorCode, HTTPStatus] = {
+    ErrorCode.INVALID_REQUEST: HTTPStatus.BAD_REQUEST,
+    ErrorCode.CONTEXT_LENGTH_EXCEEDED: HTTPStatus.BAD_REQUEST,
+    ErrorCode.MODEL_NOT_FOUND: HTTPStatus.NOT_FOUND,
+    ErrorCode.ADAPTER_CORRUPT: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.ADAPTER_INCOMPATIBLE: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.ADAPTER_TOO_LARGE: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.INVALID_JSON_SCHEMA: HTTPStatus.BAD_REQUEST,
+    ErrorCode.SCHEMA_TOO_COMPLEX: HTTPStatus.BAD_REQUEST,
+    ErrorCode.UNSUPPORTED_PARAMETER: HTTPStatus.BAD_REQUEST,
+    ErrorCode.QUEUE_FULL: HTTPStatus.TOO_MANY_REQUESTS,
+    ErrorCode.NOT_READY: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.ENGINE_LOST: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.SERVER_SHUTDOWN: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.GENERATION_ERROR: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+
+class ServeError(Exception):
+    """Fails one request. `message` is safe to show: no paths, no library text, no input echoed."""
+
+    def __init__(self, code: ErrorCode, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+
+    @property
+    def status(self) -> HTTPStatus:
+        return STATUS[self.code]
+
+
+class EngineLost(ServeError):
+    """The engine process ended while the request was open."""
+
+    def __init__(self, message: str = "The engine stopped while this request was open.") -> None:
+        super().__init__(ErrorCode.ENGINE_LOST, message)
+
+
+class StartError(Exception):
+    """The server cannot start; the message says what is wrong and what to do."""
