@@ -20,14 +20,13 @@ class DType(enum.Enum):
 
 
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    protocol: str  # ipc.messages.protocol_hash() of the frontend
     endpoint: str  # ipc:// address the engine binds
     model_path: str  # local Hugging Face folder
     device: Device = Device.AUTO
     dtype: DType = DType.AUTO
     max_model_len: Annotated[int, Meta(ge=16)] | None = None  # None: the model's own
     block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
-    kv_cache_bytes: Annotated[int, Meta(ge=1)] = 512 * 2**20
+    kv_cache_bytes: Annotated[int, Meta(ge=1)] = 384 * 2**20
     prefix_cache: bool = True
     max_num_sequences: Annotated[int, Meta(ge=1, le=4096)] = 64
     max_batch_tokens: Annotated[int, Meta(ge=1)] = 512  # tokens of one step, prompts and decodes
@@ -37,3 +36,4 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     max_loading: Annotated[int, Meta(ge=1, le=64)] = 2  # adapters read at the same time
     num_threads: Annotated[int, Meta(ge=1)] | None = None  # None: torch decides
     log_level: str = "info"
+    log_json: bool = True  # False: lines for people

@@ -1,6 +1,7 @@
 """What the frontend answers when it cannot serve, and the HTTP status of each code.
 
 ServeError          one request fails; carries an ErrorCode, a sentence and maybe the field's name
+├── MalformedBody   the request's bytes are not JSON at all
 └── EngineLost      the engine process is gone; every open request gets this
 
 StartError          the server cannot start; the sentence is for the operator
@@ -40,6 +41,13 @@ class ServeError(Exception):
     @property
     def status(self) -> HTTPStatus:
         return STATUS[self.code]
+
+
+class MalformedBody(ServeError):
+    """The body cannot be read as JSON, so no field of it can be named."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.INVALID_REQUEST, message)
 
 
 class EngineLost(ServeError):

@@ -1,0 +1,80 @@
+"""Reading an adapter's files into memory of our own.
+
+Nothing is ever mapped: a mapped file that somebody truncates kills the process with SIGBUS. Only
+regular files are opened, at most a given number of bytes is read, and a file that changes under
+our hands is noticed.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorax_serve.engine.adapters.refusal import Refusal, corrupt
+from lorax_serve.ipc.types import ErrorCode
+
+_Stamp = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    path: Path
+    data: bytes
+    stamp: _Stamp  # changes whenever the file does
+
+
+def read_file(path: Path, *, max_bytes: int) -> FileContent:
+    """The whole of a regular file. Raises FileNotFoundError, and Refusal for any other trouble."""
+    try:
+        # Without O_NONBLOCK, opening a FIFO would wait for its writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        raise corrupt(f"{path.name} cannot be opened") from None
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise corrupt(f"{path.name} is not a regular file")
+        if status.st_size > max_bytes:
+            raise Refusal(
+                ErrorCode.ADAPTER_TOO_LARGE,
+                f"{path.name} has {status.st_size} bytes, more than the {max_bytes} that an "
+                "adapter of the highest served rank could need",
+            )
+        try:
+            data = file.read(status.st_size + 1)
+        except OSError:
+            raise corrupt(f"{path.name} cannot be read") from None
+    if len(data) != status.st_size:
+        raise _changed(path)
+    return FileContent(path, data, _stamp(status))
+
+
+def check_unchanged(content: FileContent) -> None:
+    """Raises Refusal when the file is not the one that was read any more."""
+    try:
+        stamp = _stamp(os.stat(content.path))
+    except OSError:
+        raise _changed(content.path) from None
+    if stamp != content.stamp:
+        raise _changed(content.path)
+
+
+def describe_garbage(data: bytes) -> str | None:
+    """What usually lies where a file should be; None when it looks like none of that."""
+    if not data:
+        return "is empty"
+    if data.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer, not the file itself"
+    if data[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "is an HTML page"
+    return None
+
+
+def _changed(path: Path) -> Refusal:
+    return corrupt(f"{path.name} changed while it was being read")
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

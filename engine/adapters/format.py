@@ -1,0 +1,111 @@
+"""A PEFT folder -> LoraWeights. An adapter whose files cannot be used is refused here, by name.
+
+Format: https://huggingface.co/docs/peft/developer_guides/checkpoint. A tensor is named
+`base_model.model.<module>.lora_A.weight` (or lora_B; older files say `lora_A.default.weight`).
+Nothing is skipped: each tensor of the file is used, or the adapter is refused.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from lorax_serve.engine.adapters.config import CONFIG_NAME, parse_config
+from lorax_serve.engine.adapters.files import FileContent, check_unchanged, read_file
+from lorax_serve.engine.adapters.matrices import BaseWeight, collect_matrices
+from lorax_serve.engine.adapters.refusal import Refusal, incompatible
+from lorax_serve.engine.adapters.tensor_file import WEIGHTS_NAME, load_tensors
+from lorax_serve.engine.adapters.weights import LoraWeights
+from lorax_serve.ipc.types import AdapterRef, ErrorCode
+from lorax_serve.kernels.lora import LoraSite
+
+LOADER_VERSION = b"1"  # raise it when the same files come to mean other numbers
+_PICKLE_NAMES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+_MAX_CONFIG_BYTES = 2**20
+_HEADER_BYTES_PER_TARGET = 4096
+_BYTES_PER_VALUE = 4  # of the widest served type
+
+
+def read_adapter(
+    ref: AdapterRef,
+    sites: Sequence[LoraSite],
+    *,
+    max_rank: int,
+    base_weight: BaseWeight | None = None,
+) -> LoraWeights:
+    """Read and validate the adapter in folder `ref.path` for a model with these sites.
+
+    `base_weight(module)` gives the served model's own weight of a module, or None; with it, full
+    tensors that merely repeat the base are accounted for, otherwise they are refused. Blocks on
+    the disk; safe on any thread. Raises AdapterRejected.
+    """
+    try:
+        return _read(ref, sites, max_rank=max_rank, base_weight=base_weight)
+    except Refusal as refusal:
+        raise refusal.named(ref.name) from None
+
+
+def _read(
+    ref: AdapterRef, sites: Sequence[LoraSite], *, max_rank: int, base_weight: BaseWeight | None
+) -> LoraWeights:
+    folder = Path(ref.path)
+    config_file = _read_config(folder)
+    config = parse_config(config_file.data)
+    weights_file = _read_weights(folder, _max_weights_bytes(sites, max_rank))
+    # A folder being replaced must not give the old config with the new weights.
+    check_unchanged(config_file)
+    check_unchanged(weights_file)
+    matrices = collect_matrices(
+        load_tensors(weights_file.data),
+        config,
+        sites,
+        max_rank=max_rank,
+        base_weight=base_weight,
+    )
+    return LoraWeights(
+        name=ref.name,
+        digest=_digest(LOADER_VERSION, config.canonical, weights_file.data),
+        matrices=matrices,
+        unknown_config_fields=config.unknown_fields,
+    )
+
+
+def _read_config(folder: Path) -> FileContent:
+    try:
+        return read_file(folder / CONFIG_NAME, max_bytes=_MAX_CONFIG_BYTES)
+    except FileNotFoundError:
+        missing = CONFIG_NAME if folder.is_dir() else "its folder"
+        raise Refusal(ErrorCode.MODEL_NOT_FOUND, f"{missing} is missing") from None
+
+
+def _read_weights(folder: Path, max_bytes: int) -> FileContent:
+    try:
+        return read_file(folder / WEIGHTS_NAME, max_bytes=max_bytes)
+    except FileNotFoundError:
+        raise _without_weights(folder) from None
+
+
+def _without_weights(folder: Path) -> Refusal:
+    for name in _PICKLE_NAMES:
+        if (folder / name).exists():
+            return incompatible(
+                f"{name} is a pickle file, which is never opened; save the adapter as "
+                f"{WEIGHTS_NAME} (PEFT: save_pretrained with safe_serialization=True)"
+            )
+    return Refusal(ErrorCode.MODEL_NOT_FOUND, f"{WEIGHTS_NAME} is missing")
+
+
+def _max_weights_bytes(sites: Sequence[LoraSite], max_rank: int) -> int:
+    """What the largest adapter of the highest rank takes, with copies of a tied head beside it."""
+    shapes = [(site.in_features, t.out_features) for site in sites for t in site.targets]
+    num_values = sum(max_rank * (width + height) for width, height in shapes)
+    num_values += 2 * max(width * height for width, height in shapes)
+    return _BYTES_PER_VALUE * num_values + _HEADER_BYTES_PER_TARGET * len(shapes)
+
+
+def _digest(*parts: bytes) -> str:
+    """sha256 over the parts, each preceded by its length so that no two lists collide."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,29 @@
+"""LoraWeights: an adapter's validated content on the host."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class LoraMatrices:
+    """One target's update of its linear: `scale * b @ a`. Finite, in the type of the file."""
+
+    a: torch.Tensor  # [r, in]
+    b: torch.Tensor  # [out, r]
+    scale: float  # alpha / r, or alpha / sqrt(r); not yet folded into b
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class LoraWeights:
+    """Every tensor of the adapter's file, by the module it updates."""
+
+    name: str  # as users call it; for messages only
+    digest: str  # sha256 hex of config, weights and loader version: the adapter's identity
+    matrices: Mapping[str, LoraMatrices]
+    unknown_config_fields: tuple[str, ...]  # set, not understood, and without effect on tensors

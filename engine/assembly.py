@@ -1,0 +1,157 @@
+"""Builds the engine from its config: the one place that knows every part."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lorax_serve.engine.adapters.device_pool import AdapterPool
+from lorax_serve.engine.adapters.exchange import AdapterExchange
+from lorax_serve.engine.block_allocator import BlockAllocator
+from lorax_serve.engine.errors import ModelRefused
+from lorax_serve.engine.intake import Intake
+from lorax_serve.engine.kv_cache import KVCache, bytes_per_block
+from lorax_serve.engine.memory_plan import MemoryPlan, plan_memory
+from lorax_serve.engine.models.config import ModelConfig, load_eos_token_ids, load_model_config
+from lorax_serve.engine.models.decoder import Decoder
+from lorax_serve.engine.models.loader import load_model
+from lorax_serve.engine.runner import Runner
+from lorax_serve.engine.scheduler import Scheduler
+from lorax_serve.engine.sequence_blocks import SequenceBlocks
+from lorax_serve.grammar.errors import UnsupportedTokenizer
+from lorax_serve.grammar.guide import GuideFactory
+from lorax_serve.ipc.config import Device, DType, EngineConfig
+from lorax_serve.ipc.types import EngineInfo
+
+TYPICAL_RANK = 16  # for the "adapters that fit" figure
+
+
+@dataclass(frozen=True)
+class EngineParts:
+    info: EngineInfo
+    intake: Intake
+    scheduler: Scheduler
+    exchange: AdapterExchange
+    runner: Runner
+
+
+def assemble(
+    config: EngineConfig, *, report: Callable[[str, float], None], on_loaded: Callable[[], None]
+) -> EngineParts:
+    """Load the model and lay out its memory.
+
+    `report(phase, fraction)` is told about progress; `on_loaded` is called, from another thread,
+    whenever an adapter has been read. Raises ModelRefused.
+    """
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    folder = Path(config.model_path)
+    model_config = load_model_config(folder)
+    device = _device(config.device)
+    dtype = _dtype(config.dtype, device, model_config)
+    plan = _plan(config, model_config, dtype)
+    model = load_model(
+        folder, device=device, dtype=dtype, report=lambda f: report("Loading weights", f)
+    )
+    kv_cache = KVCache(model_config, plan.num_blocks, config.block_size, dtype=dtype, device=device)
+    pool = AdapterPool(
+        model.sites, capacity_bytes=config.adapter_pool_bytes, dtype=dtype, device=device
+    )
+    exchange = AdapterExchange(
+        pool,
+        model.sites,
+        max_rank=config.max_adapter_rank,
+        max_loading=config.max_loading,
+        on_loaded=on_loaded,
+    )
+    info = _info(config, plan, model, kv_cache)
+    report("Preparing grammars", 0.0)
+    guides = _guides(folder / "tokenizer.json", info)
+    report("Preparing grammars", 1.0)
+    return EngineParts(
+        info=info,
+        intake=Intake(info, guides, max_queued=config.max_queued),
+        scheduler=_scheduler(config, plan, exchange),
+        exchange=exchange,
+        runner=Runner(model, kv_cache, pool),
+    )
+
+
+def _device(device: Device) -> torch.device:
+    if device is Device.AUTO:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device is Device.CUDA and not torch.cuda.is_available():
+        raise ModelRefused("--device cuda was asked for, but torch sees no GPU.")
+    return torch.device(device.value)
+
+
+def _dtype(dtype: DType, device: torch.device, model_config: ModelConfig) -> torch.dtype:
+    if dtype is not DType.AUTO:
+        return {
+            DType.FLOAT32: torch.float32,
+            DType.FLOAT16: torch.float16,
+            DType.BFLOAT16: torch.bfloat16,
+        }[dtype]
+    # Most CPUs multiply 16-bit floats slower than 32-bit ones.
+    return torch.float32 if device.type == "cpu" else model_config.dtype
+
+
+def _plan(config: EngineConfig, model_config: ModelConfig, dtype: torch.dtype) -> MemoryPlan:
+    if config.max_batch_tokens < config.max_num_sequences:
+        raise ModelRefused(
+            f"--max-batch-tokens {config.max_batch_tokens} must be at least --max-num-sequences "
+            f"{config.max_num_sequences}: every running request needs one token a step."
+        )
+    return plan_memory(
+        kv_cache_bytes=config.kv_cache_bytes,
+        bytes_per_block=bytes_per_block(model_config, config.block_size, dtype),
+        block_size=config.block_size,
+        max_position_embeddings=model_config.max_position_embeddings,
+        requested_len=config.max_model_len,
+    )
+
+
+def _scheduler(config: EngineConfig, plan: MemoryPlan, exchange: AdapterExchange) -> Scheduler:
+    blocks = SequenceBlocks(
+        BlockAllocator(plan.num_blocks),
+        block_size=config.block_size,
+        prefix_cache=config.prefix_cache,
+    )
+    return Scheduler(
+        blocks,
+        exchange,
+        max_num_sequences=config.max_num_sequences,
+        max_batch_tokens=config.max_batch_tokens,
+    )
+
+
+def _guides(tokenizer_json: Path, info: EngineInfo) -> GuideFactory:
+    try:
+        return GuideFactory(
+            tokenizer_json, vocab_size=info.vocab_size, eos_token_ids=info.eos_token_ids
+        )
+    except UnsupportedTokenizer as error:
+        raise ModelRefused(error.message) from error
+
+
+def _info(config: EngineConfig, plan: MemoryPlan, model: Decoder, kv_cache: KVCache) -> EngineInfo:
+    element_size = kv_cache.dtype.itemsize
+    rank_columns = sum(
+        site.in_features + target.out_features for site in model.sites for target in site.targets
+    )
+    return EngineInfo(
+        architecture=model.config.architecture,
+        device=str(kv_cache.device),
+        dtype=str(kv_cache.dtype).removeprefix("torch."),
+        num_parameters=model.num_parameters,
+        vocab_size=model.config.vocab_size,
+        eos_token_ids=load_eos_token_ids(Path(config.model_path)),
+        max_model_len=plan.max_model_len,
+        block_size=config.block_size,
+        num_blocks=plan.num_blocks,
+        max_num_sequences=config.max_num_sequences,
+        max_adapter_rank=config.max_adapter_rank,
+        adapter_pool_bytes=config.adapter_pool_bytes,
+        typical_adapter_bytes=TYPICAL_RANK * rank_columns * element_size,
+    )

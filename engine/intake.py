@@ -1,0 +1,66 @@
+"""Turns a Generate message into a Sequence, or refuses it. The one boundary between the two."""
+
+import itertools
+import time
+
+from lorax_serve.engine.errors import RequestError
+from lorax_serve.engine.sequence import Sequence, SequenceId
+from lorax_serve.grammar.errors import GrammarError
+from lorax_serve.grammar.guide import Guide, GuideFactory
+from lorax_serve.ipc.messages import Generate
+from lorax_serve.ipc.types import EngineInfo, ErrorCode, GrammarSpec
+
+
+class Intake:
+    """Holds what every new sequence is checked against.
+
+    The frontend has checked all of this; the engine must survive a frontend that did not.
+    """
+
+    def __init__(self, info: EngineInfo, guides: GuideFactory, *, max_queued: int) -> None:
+        self._info = info
+        self._guides = guides
+        self._max_queued = max_queued
+        self._eos_token_ids = frozenset(info.eos_token_ids)
+        self._arrivals = itertools.count()
+
+    def sequence(self, sequence_id: SequenceId, request: Generate, num_waiting: int) -> Sequence:
+        """Raises RequestError."""
+        if num_waiting >= self._max_queued:
+            raise RequestError(ErrorCode.QUEUE_FULL, "The engine's queue is full.")
+        self._check_tokens(request)
+        return Sequence(
+            id=sequence_id,
+            arrival=next(self._arrivals),
+            arrival_time=time.monotonic(),
+            prompt_token_ids=request.prompt_token_ids,
+            sampling=request.sampling,
+            stop=request.stop,
+            eos_token_ids=self._eos_token_ids,
+            adapter=request.adapter,
+            guide=None if request.grammar is None else self._guide(request.grammar),
+            cache_salt=request.cache_salt,
+        )
+
+    def _check_tokens(self, request: Generate) -> None:
+        ids = request.prompt_token_ids
+        if not ids:
+            raise RequestError(ErrorCode.INVALID_REQUEST, "The prompt has no tokens.")
+        biased = [token for token, _ in request.sampling.logit_bias]
+        if max(itertools.chain(ids, biased)) >= self._info.vocab_size:
+            raise RequestError(
+                ErrorCode.INVALID_REQUEST, f"A token id is not below {self._info.vocab_size}."
+            )
+        total = len(ids) + request.stop.max_new_tokens
+        if total > self._info.max_model_len:
+            raise RequestError(
+                ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+                f"{len(ids)} prompt tokens plus {request.stop.max_new_tokens} new ones exceed "
+                f"the limit of {self._info.max_model_len}.",
+            )
+
+    def _guide(self, grammar: GrammarSpec) -> Guide:
+        try:
+            return self._guides.create(grammar.kind.value, grammar.payload, grammar.digest)
+        except GrammarError as error:
+            raise RequestError(ErrorCode.INVALID_JSON_SCHEMA, str(error)) from error

@@ -1,0 +1,248 @@
+"""Who runs in the next step.
+
+There is no prefill phase and no decode phase: a sequence has tokens whose keys are computed and
+tokens whose keys are not, and a step computes some of the latter under one token budget. Running
+sequences come first, those with a single token to compute (decodes) before longer ones (prompt
+chunks), then waiting ones are admitted in order of arrival. A waiting sequence whose adapter is not
+on the device steps aside and others pass it. When KV blocks run out, the youngest running sequence
+is preempted: it gives everything back and is computed again later, mostly from the prefix cache.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from lorax_serve.engine.adapters.device_pool import AdapterSlot
+from lorax_serve.engine.errors import RequestError
+from lorax_serve.engine.sequence import Sequence, SequenceId, SequenceStatus
+from lorax_serve.engine.sequence_blocks import SequenceBlocks
+from lorax_serve.engine.step import ScheduledSequence, Step
+from lorax_serve.ipc.types import AdapterRef
+
+
+class AdapterSource(Protocol):
+    """What the scheduler needs of the adapter exchange."""
+
+    def prefetch(self, ref: AdapterRef) -> None: ...
+    def acquire(self, ref: AdapterRef) -> AdapterSlot | None: ...
+    def release(self, slot: AdapterSlot) -> None: ...
+    def cancel(self, ref: AdapterRef) -> None: ...
+    def waits_for_room(self, ref: AdapterRef) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A waiting sequence that can never run, and why."""
+
+    sequence: Sequence
+    error: RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    step: Step
+    rejections: tuple[Rejection, ...]
+
+
+class Scheduler:
+    """Owns every sequence from arrival to its end."""
+
+    def __init__(
+        self,
+        blocks: SequenceBlocks,
+        adapters: AdapterSource,
+        *,
+        max_num_sequences: int,
+        max_batch_tokens: int,
+    ) -> None:
+        self._blocks = blocks
+        self._adapters = adapters
+        self._max_num_sequences = max_num_sequences
+        self._max_batch_tokens = max_batch_tokens
+        self._sequences: dict[SequenceId, Sequence] = {}
+        self._waiting: list[Sequence] = []  # by arrival
+        self._running: list[Sequence] = []  # by arrival
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, sequence_id: SequenceId) -> bool:
+        return sequence_id in self._sequences
+
+    def add(self, sequence: Sequence) -> None:
+        assert sequence.id not in self._sequences, f"{sequence.id} is already here"
+        self._sequences[sequence.id] = sequence
+        self._waiting.append(sequence)
+        if sequence.adapter is not None:
+            self._adapters.prefetch(sequence.adapter)
+
+    def remove(self, sequence_id: SequenceId) -> bool:
+        """End a sequence, wherever it stands, and free what it holds; False if unknown."""
+        sequence = self._sequences.pop(sequence_id, None)
+        if sequence is None:
+            return False
+        if sequence.status is SequenceStatus.RUNNING:
+            self._running.remove(sequence)
+            self._give_back(sequence)
+        else:
+            self._waiting.remove(sequence)
+            self._lose_interest(sequence.adapter)
+        sequence.status = SequenceStatus.FINISHED
+        return True
+
+    def remove_all_of(self, frontend: bytes) -> int:
+        """End every sequence of a frontend that is gone; how many there were."""
+        orphans = [known for known in self._sequences if known.frontend == frontend]
+        for orphan in orphans:
+            self.remove(orphan)
+        return len(orphans)
+
+    def schedule(self) -> Schedule:
+        """Plan one step. Blocks are allocated and adapters pinned for it; the plan may be empty."""
+        num_running = len(self._running)
+        chunks = self._schedule_running()
+        rejections: list[Rejection] = []
+        if len(chunks) == num_running:  # nobody preempted, nobody out of budget
+            budget = self._max_batch_tokens - sum(chunks.values())
+            rejections = self._admit(chunks, budget)
+        items = [self._item(sequence, num_tokens) for sequence, num_tokens in chunks.items()]
+        items.sort(key=lambda item: (item.num_tokens > 1, item.adapter_slot))
+        return Schedule(Step(tuple(items)), tuple(rejections))
+
+    def computed(self, step: Step) -> None:
+        """The step's keys and values are in the cache."""
+        for item in step.scheduled:
+            sequence = item.sequence
+            if sequence.status is SequenceStatus.RUNNING:
+                sequence.num_computed = item.start + item.num_tokens
+                self._blocks.register_computed(sequence)
+
+    def check_integrity(self) -> None:
+        """Assert that the ledgers add up; with no sequence, that every block is free."""
+        self._blocks.allocator.check_integrity()
+        if not self._sequences:
+            assert self._blocks.allocator.num_used == 0, "blocks leaked"
+
+    # -- running sequences
+
+    def _schedule_running(self) -> dict[Sequence, int]:
+        """Tokens for each running sequence the budget reaches, preempting when blocks are short."""
+        chunks: dict[Sequence, int] = {}
+        budget = self._max_batch_tokens
+        decodes_first = sorted(self._running, key=lambda s: s.num_tokens - s.num_computed > 1)
+        for sequence in decodes_first:
+            if sequence.status is not SequenceStatus.RUNNING:
+                continue  # preempted for an earlier one
+            num_tokens = min(sequence.num_tokens - sequence.num_computed, budget)
+            if num_tokens == 0:
+                break
+            while not self._blocks.grow(sequence, sequence.num_computed + num_tokens):
+                victim = self._running[-1]
+                budget += chunks.pop(victim, 0)
+                self._preempt(victim)
+                if victim is sequence:
+                    break
+            else:
+                chunks[sequence] = num_tokens
+                budget -= num_tokens
+        return chunks
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._give_back(sequence)
+        sequence.status = SequenceStatus.WAITING
+        _insert_by_arrival(self._waiting, sequence)
+
+    def _give_back(self, sequence: Sequence) -> None:
+        self._blocks.free(sequence)
+        if sequence.slot is not None:
+            self._adapters.release(sequence.slot)
+            sequence.slot = None
+
+    # -- waiting sequences
+
+    def _admit(self, chunks: dict[Sequence, int], budget: int) -> list[Rejection]:
+        """Move waiting sequences into `chunks` while budget, places and blocks last."""
+        rejections: list[Rejection] = []
+        starved: AdapterRef | None = None  # the oldest adapter for which no room can be made yet
+        for sequence in tuple(self._waiting):
+            if budget == 0 or len(self._running) >= self._max_num_sequences:
+                break
+            ref = sequence.adapter
+            # Admitting younger adapters would pin the room the oldest one waits for.
+            if starved is not None and ref is not None and ref != starved:
+                continue
+            try:
+                admissible = self._pin_adapter(sequence)
+            except RequestError as error:
+                rejections.append(Rejection(sequence, error))
+                continue
+            if not admissible:
+                if starved is None and ref is not None and self._adapters.waits_for_room(ref):
+                    starved = ref
+                continue
+            num_tokens = self._place(sequence, budget)
+            if num_tokens == 0:
+                break  # blocks are short; passing it by would starve long prompts
+            chunks[sequence] = num_tokens
+            budget -= num_tokens
+        for rejection in rejections:
+            self.remove(rejection.sequence.id)
+        return rejections
+
+    def _pin_adapter(self, sequence: Sequence) -> bool:
+        """Pin the sequence's adapter if it is on the device. Raises RequestError."""
+        if sequence.adapter is not None:
+            sequence.slot = self._adapters.acquire(sequence.adapter)
+        return sequence.adapter is None or sequence.slot is not None
+
+    def _place(self, sequence: Sequence, budget: int) -> int:
+        """Start running: adopt the cached prefix and get blocks for a first chunk; 0 if short."""
+        self._blocks.adopt_prefix(sequence)
+        num_cached = sequence.num_computed
+        num_tokens = min(sequence.num_tokens - num_cached, budget)
+        # One spare block for each running sequence, or the newcomer would preempt at once.
+        num_needed = self._blocks.num_missing(sequence, num_cached + num_tokens)
+        if num_needed + len(self._running) > self._blocks.allocator.num_free and self._running:
+            self._give_back(sequence)
+            return 0
+        if not self._blocks.grow(sequence, num_cached + num_tokens):
+            self._give_back(sequence)
+            return 0
+        self._waiting.remove(sequence)
+        _insert_by_arrival(self._running, sequence)
+        sequence.status = SequenceStatus.RUNNING
+        if sequence.first_scheduled_time is None:
+            sequence.first_scheduled_time = time.monotonic()
+            sequence.num_cached_tokens = num_cached
+        return num_tokens
+
+    def _lose_interest(self, ref: AdapterRef | None) -> None:
+        """Stop loading an adapter that nobody waits for any more."""
+        if ref is not None and all(sequence.adapter != ref for sequence in self._waiting):
+            self._adapters.cancel(ref)
+
+    @staticmethod
+    def _item(sequence: Sequence, num_tokens: int) -> ScheduledSequence:
+        start = sequence.num_computed
+        return ScheduledSequence(
+            sequence=sequence,
+            start=start,
+            token_ids=sequence.tokens(start, start + num_tokens),
+            block_table=tuple(sequence.block_table),
+            adapter_slot=sequence.adapter_slot,
+            samples=start + num_tokens == sequence.num_tokens,
+        )
+
+
+def _insert_by_arrival(sequences: list[Sequence], sequence: Sequence) -> None:
+    """Keep the list ordered; the newest arrival, the usual case, costs one comparison."""
+    index = len(sequences)
+    while index > 0 and sequences[index - 1].arrival > sequence.arrival:
+        index -= 1
+    sequences.insert(index, sequence)

@@ -1,0 +1,66 @@
+"""The child process that compiles one regular expression and ends.
+
+`python -P -m lorax_serve.grammar.compile_child` reads a JSON line (`CompileRequest`) and then the
+binary form of an outlines_core Vocabulary from standard input. It writes the binary form of the
+index to standard output and exits 0, or writes nothing and exits with one of the codes below. It
+limits its own memory and processor time first: outlines_core has no limits, and answers a failed
+allocation by aborting the process.
+"""
+
+import json
+import resource
+import sys
+from dataclasses import asdict, dataclass
+from typing import IO
+
+from outlines_core import Index, Vocabulary
+
+from lorax_serve.grammar.index_vocabulary import marked_source
+
+EXIT_REFUSED = 64  # the expression uses what an automaton cannot do
+EXIT_TOO_LARGE = 65  # the index is over max_index_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CompileRequest:
+    source: str
+    memory_bytes: int  # of address space
+    cpu_seconds: int
+    max_index_bytes: int
+
+    def header(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def compile_source(source: str, vocabulary: Vocabulary) -> bytes:
+    """The binary form of the index. Raises ValueError for what an automaton cannot do."""
+    index = Index(marked_source(source), vocabulary)
+    binary: bytes = index.__reduce__()[1][0]
+    return binary
+
+
+def main(stdin: IO[bytes], stdout: IO[bytes]) -> int:
+    request = CompileRequest(**json.loads(stdin.readline()))
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_AS, request.memory_bytes)
+    _limit(resource.RLIMIT_CPU, request.cpu_seconds)
+    vocabulary = Vocabulary.from_binary(stdin.read())
+    try:
+        index = compile_source(request.source, vocabulary)
+    except ValueError:
+        return EXIT_REFUSED
+    if len(index) > request.max_index_bytes:
+        return EXIT_TOO_LARGE
+    stdout.write(index)
+    return 0
+
+
+def _limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.stdin.buffer, sys.stdout.buffer))

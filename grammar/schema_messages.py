@@ -1,0 +1,72 @@
+"""llguidance's findings about a schema, each as one sentence of ours."""
+
+import re
+
+from lorax_serve.grammar.errors import GrammarError, GrammarTooComplex, InvalidGrammar
+
+MAX_QUOTED = 200  # characters of a library's sentence
+
+KEYWORDS = re.compile(r"Unimplemented keys: (\[.*\])")
+FORMAT = re.compile(r"Unknown format: (.*)")
+ONE_OF = re.compile(r"oneOf\b")
+REFERENCE = re.compile(r"Resource '(.*)' is not present in a registry")
+PATTERN = re.compile(r"regex parse error:.*?\nerror: (.*)", re.DOTALL)
+TIMES = re.compile(r" \(\d+ times\)$")
+TOO_COMPLEX = re.compile(r"too (big|many|complex|large)|fuel|; max is|Unable to determine")
+
+
+def refusal(finding: str) -> GrammarError:
+    """Why the schema cannot be enforced as it is."""
+    if match := KEYWORDS.match(finding):
+        return InvalidGrammar(f"The schema's {_keywords(match[1])} cannot be enforced.")
+    if match := FORMAT.match(finding):
+        return InvalidGrammar(f"The schema's format '{_quoted(match[1])}' cannot be enforced.")
+    if ONE_OF.match(finding):
+        return InvalidGrammar(
+            "The schema's keyword 'oneOf' cannot be enforced where its alternatives may overlap; "
+            "'anyOf' can."
+        )
+    if match := REFERENCE.match(finding):
+        return InvalidGrammar(
+            f"The schema refers to '{_quoted(match[1])}', which it does not contain; nothing is "
+            "fetched."
+        )
+    if (reason := pattern_error(finding)) is not None:
+        return InvalidGrammar(f"A 'pattern' in the schema is refused: {reason}.")
+    if TOO_COMPLEX.search(finding):
+        return GrammarTooComplex("The schema is too complex.")
+    return InvalidGrammar(f"The schema is refused: {_quoted(finding)}.")
+
+
+def warning(finding: str) -> str:
+    """What of the schema was not enforced."""
+    finding = TIMES.sub("", finding)
+    if match := KEYWORDS.match(finding):
+        return f"Ignored the schema's {_keywords(match[1])}."
+    if match := FORMAT.match(finding):
+        return f"Ignored the schema's format '{_quoted(match[1])}'."
+    if ONE_OF.match(finding):
+        return "Enforced the schema's keyword 'oneOf' as 'anyOf'."
+    return f"The schema is not enforced exactly: {_quoted(finding)}."
+
+
+def pattern_error(finding: str) -> str | None:
+    """What is wrong with a regular expression, if that is what the finding is about."""
+    match = PATTERN.search(finding)
+    return _quoted(match[1]) if match else None
+
+
+def _keywords(listed: str) -> str:
+    names: list[str] = re.findall(r'"([^"]*)"', listed)
+    noun = "keyword" if len(names) == 1 else "keywords"
+    return f"{noun} " + ", ".join(f"'{name}'" for name in names)
+
+
+def _quoted(text: str) -> str:
+    """The first line of a library's or client's text, short, printable and without a full stop.
+
+    A dump of internals begins at a colon and two spaces.
+    """
+    first_line = text.strip().splitlines()[0] if text.strip() else ""
+    sentence = first_line.split(":  ")[0][:MAX_QUOTED]
+    return "".join(c if c.isprintable() else "?" for c in sentence).rstrip(". ")

@@ -1,0 +1,60 @@
+"""Segmented gather matrix-vector products: the LoRA part of one site, for rows of many adapters.
+
+For every segment s, rows indptr[s]:indptr[s+1] of a step, and every target t its adapter has here:
+
+    y[s, columns(t)] += (x[s] @ A_cat^T)[:, ranks(t)] @ B_t^T
+
+A_cat [R, I] stacks the A matrices of the site's targets, so one product shrinks for all of them.
+The scale is folded into B. A segment without adapter, or whose adapter leaves the site alone, costs
+nothing. Punica, https://arxiv.org/abs/2310.18547, calls the two products shrink and expand.
+
+Legend: T rows of a step, I site input features, O site output features, R sum of a site's ranks,
+r rank and out output features of one target.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lorax_serve.kernels.lora import Segments
+
+
+@dataclass(frozen=True, slots=True)
+class TargetWeights:
+    """One target's B^T, and where its ranks and columns lie in the site's."""
+
+    b_t: torch.Tensor  # [r, out]
+    ranks: slice  # of A_cat's R rows
+    columns: slice  # of the site's O columns
+
+
+@dataclass(frozen=True, slots=True)
+class SiteWeights:
+    """One adapter's matrices at one site."""
+
+    a_t: torch.Tensor  # [I, R], a view
+    targets: tuple[TargetWeights, ...]
+
+
+def lora_segments_reference(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    segments: Segments,
+    weights: Sequence[SiteWeights | None],
+) -> None:
+    """Add every segment's LoRA product to `y` in place, in plain torch.
+
+    y [T, O], x [T, I], of the weights' dtype. `weights` has one entry per segment; None adds
+    nothing. One product per segment and one per target, in the dtype of the weights.
+    """
+    for index, site in enumerate(weights):
+        if site is not None:
+            rows = slice(segments.indptr[index], segments.indptr[index + 1])
+            _add_segment(y[rows], x[rows], site)
+
+
+def _add_segment(y: torch.Tensor, x: torch.Tensor, site: SiteWeights) -> None:
+    shrunk = torch.mm(x, site.a_t)  # [rows, R]
+    for target in site.targets:
+        y[:, target.columns].addmm_(shrunk[:, target.ranks], target.b_t)

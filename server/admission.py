@@ -1,0 +1,169 @@
+"""The door: a client's request against the model's and the server's limits.
+
+Behind it a request is an engine message; every refusal that needs the model happens here.
+"""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from lorax_serve.ipc.messages import Generate
+from lorax_serve.ipc.types import (
+    AdapterRef,
+    EngineInfo,
+    ErrorCode,
+    GrammarSpec,
+    RequestId,
+    StopConditions,
+)
+from lorax_serve.server.errors import ServeError
+from lorax_serve.server.request import Constraint, GenerationRequest
+from lorax_serve.server.service import Limits, Service
+from lorax_serve.server.structured_output import ConstraintCompiler
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A request the engine can take as it is, and what the text side needs to read its events."""
+
+    message: Generate
+    stop_strings: tuple[str, ...]
+    keep_stop_string: bool
+    skip_special_tokens: bool
+    num_prompt_characters: int
+    grammar_warnings: tuple[str, ...]
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.message.prompt_token_ids)
+
+
+class Admission:
+    """Counts the requests inside, and turns what was asked into what the engine is told."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._compiler = ConstraintCompiler(service.regex_compiler)
+        self._num_inside = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place among the open requests. Raises ServeError (QUEUE_FULL) when all are taken."""
+        if self._num_inside >= self._service.limits.max_concurrent_requests:
+            raise ServeError(ErrorCode.QUEUE_FULL, "The server is at its limit of open requests.")
+        self._num_inside += 1
+        try:
+            yield
+        finally:
+            self._num_inside -= 1
+
+    async def accept(self, asked: GenerationRequest) -> Accepted:
+        """Raises ServeError with the reason when the request cannot be served."""
+        info = self._service.engine.info
+        _check_stops(asked, self._service.limits)
+        _check_vocabulary(asked, info.vocab_size)
+        adapter = self._adapter(asked.adapter_id)
+        prompt_ids = await self._prompt_ids(asked, info.max_model_len)
+        max_new_tokens = _max_new_tokens(asked, len(prompt_ids), info)
+        grammar, warnings = await self._grammar(asked.constraint)
+        message = Generate(
+            request_id=RequestId(uuid.uuid4().hex),
+            prompt_token_ids=prompt_ids,
+            sampling=asked.sampling,
+            stop=StopConditions(
+                max_new_tokens=max_new_tokens,
+                stop_token_ids=asked.stop_token_ids,
+                ignore_eos=asked.ignore_eos,
+            ),
+            adapter=adapter,
+            grammar=grammar,
+            cache_salt=asked.cache_salt,
+        )
+        return Accepted(
+            message=message,
+            stop_strings=asked.stop_strings,
+            keep_stop_string=asked.keep_stop_string,
+            skip_special_tokens=asked.skip_special_tokens,
+            num_prompt_characters=len(asked.prompt) if isinstance(asked.prompt, str) else 0,
+            grammar_warnings=warnings,
+        )
+
+    async def _grammar(
+        self, constraint: Constraint | None
+    ) -> tuple[GrammarSpec | None, tuple[str, ...]]:
+        return (None, ()) if constraint is None else await self._compiler.compile(constraint)
+
+    def _adapter(self, adapter_id: str) -> AdapterRef | None:
+        if adapter_id in ("", self._service.model_id):
+            return None
+        return self._service.adapters.resolve(adapter_id)
+
+    async def _prompt_ids(self, asked: GenerationRequest, max_model_len: int) -> list[int]:
+        longest = max_model_len - 1  # at least one token is to be generated
+        if asked.truncate is not None:
+            if asked.truncate > longest:
+                raise ServeError(
+                    ErrorCode.INVALID_REQUEST, f"`truncate` is above {longest}.", param="truncate"
+                )
+            longest = max(longest, self._service.limits.max_untruncated_tokens)
+        if isinstance(asked.prompt, str):
+            ids = await self._service.tokenizer.encode_bounded(
+                asked.prompt, add_special_tokens=asked.add_special_tokens, max_tokens=longest
+            )
+        else:
+            ids = list(asked.prompt)
+        if not ids:
+            raise ServeError(ErrorCode.INVALID_REQUEST, "The prompt is empty.")
+        return ids[-asked.truncate :] if asked.truncate else ids
+
+
+def _max_new_tokens(asked: GenerationRequest, num_prompt: int, info: EngineInfo) -> int:
+    room = info.max_model_len - num_prompt
+    if room < 1:
+        raise ServeError(
+            ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+            f"The prompt has {num_prompt} tokens; the model's context length is"
+            f" {info.max_model_len}, which the answer shares.",
+        )
+    if asked.max_new_tokens is not None and asked.max_new_tokens > room:
+        raise ServeError(
+            ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+            f"The prompt has {num_prompt} tokens and {asked.max_new_tokens} more are asked for;"
+            f" the model's context length is {info.max_model_len}.",
+        )
+    return asked.max_new_tokens or room
+
+
+def _check_stops(asked: GenerationRequest, limits: Limits) -> None:
+    too_many = len(asked.stop_strings) > limits.max_stop_sequences
+    if too_many or len(asked.stop_token_ids) > limits.max_stop_token_ids:
+        raise ServeError(
+            ErrorCode.INVALID_REQUEST,
+            f"At most {limits.max_stop_sequences} stop sequences and"
+            f" {limits.max_stop_token_ids} stop token ids are accepted.",
+            param="stop",
+        )
+    for stop in asked.stop_strings:
+        if not 1 <= len(stop.encode()) <= limits.max_stop_sequence_bytes:
+            raise ServeError(
+                ErrorCode.INVALID_REQUEST,
+                f"A stop sequence must have 1 to {limits.max_stop_sequence_bytes} bytes.",
+                param="stop",
+            )
+
+
+def _check_vocabulary(asked: GenerationRequest, vocab_size: int) -> None:
+    """Raises ServeError for any token id the model does not have."""
+    named = {
+        "prompt": asked.prompt if isinstance(asked.prompt, tuple) else (),
+        "stop_token_ids": asked.stop_token_ids,
+        "logit_bias": tuple(token_id for token_id, _ in asked.sampling.logit_bias),
+    }
+    for name, token_ids in named.items():
+        if token_ids and max(token_ids) >= vocab_size:
+            raise ServeError(
+                ErrorCode.INVALID_REQUEST,
+                f"`{name}` has a token id outside the vocabulary of {vocab_size}.",
+                param=name,
+            )

@@ -1,0 +1,85 @@
+"""What the operator asked for, complete and checked. Made once, by cli.py.
+
+The engine's part stays a mapping until the model is on disk and the socket has its folder: only
+then is there an EngineConfig.
+"""
+
+import enum
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from lorax_serve.ipc.config import EngineConfig
+
+
+class LogFormat(enum.Enum):
+    AUTO = "auto"  # text on a terminal, JSON lines elsewhere
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(enum.Enum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    model_id: str | None = None  # None: the demo model
+    revision: str | None = None
+    adapter_dir: Path | None = None
+    allow_absolute_adapters: bool = False
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080  # 0: any that is free
+    cache_dir: Path = Path("~/.cache/lorax-serve")
+    shutdown_timeout: Annotated[float, Meta(ge=0, le=3600)] = 30.0  # seconds
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 8 * 2**20
+    max_concurrent_requests: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    max_stop_sequences: Annotated[int, Meta(ge=0, le=1024)] = 16
+    log_level: LogLevel = LogLevel.INFO
+    log_format: LogFormat = LogFormat.AUTO
+    debug: bool = False
+
+
+class Surroundings(Struct, frozen=True, kw_only=True):
+    """What the process finds around itself, as opposed to what it is told."""
+
+    is_terminal: bool  # standard error is one
+    wants_colors: bool
+    runtime_parent: Path  # where the engine's socket gets its folder
+    engine_environment: Mapping[str, str]
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    server: ServerConfig
+    engine: Mapping[str, object]  # EngineConfig's fields, as far as the operator may set them
+    surroundings: Surroundings
+    unread: tuple[str, ...] = ()  # environment variables that look like ours and are not
+
+    @property
+    def logs_json(self) -> bool:
+        if self.server.log_format is LogFormat.AUTO:
+            return not self.surroundings.is_terminal
+        return self.server.log_format is LogFormat.JSON
+
+    @property
+    def log_level(self) -> LogLevel:
+        return LogLevel.DEBUG if self.server.debug else self.server.log_level
+
+    def engine_config(self, *, endpoint: str, model_path: Path) -> EngineConfig:
+        """For an engine that binds `endpoint` and serves the model in `model_path`."""
+        return msgspec.convert(
+            {
+                **self.engine,
+                "endpoint": endpoint,
+                "model_path": str(model_path),
+                "max_queued": self.server.max_concurrent_requests,
+                "log_level": self.log_level.value,
+                "log_json": self.logs_json,
+            },
+            EngineConfig,
+        )

@@ -1,0 +1,173 @@
+"""The pump: an engine's events in, tokens with their share of the text out.
+
+Detokenizes, looks for stop strings and says how a generation ended. Knows neither API.
+"""
+
+import enum
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from lorax_serve.ipc.messages import TokensGenerated
+from lorax_serve.ipc.types import ErrorCode, FinishReason, PromptStats, TokenLogprob
+from lorax_serve.server.admission import Accepted
+from lorax_serve.server.errors import ServeError
+from lorax_serve.server.service import Engine
+from lorax_serve.server.text.text_stream import TextStream
+from lorax_serve.server.text.tokenizer import Tokenizer
+
+
+class End(enum.Enum):
+    """Why a generation is over. An end token on the last permitted step counts as EOS."""
+
+    EOS = "eos"
+    STOP_TOKEN = "stop_token"
+    STOP_STRING = "stop_string"
+    LENGTH = "length"
+
+
+END_OF_SEQUENCE = {
+    FinishReason.EOS: End.EOS,
+    FinishReason.STOP_TOKEN: End.STOP_TOKEN,
+    FinishReason.LENGTH: End.LENGTH,
+}
+
+
+NOT_ASKED = TokenLogprob(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedToken:
+    """`text` is what this token released: "" while a character or a stop string is undecided."""
+
+    id: int
+    text: str
+    special: bool
+    silent: bool  # it ended the sequence and is no part of its text
+    logprob: TokenLogprob  # NOT_ASKED unless the request asked for logprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """`stop_reason` is the stop string or the stop token that matched, if one did."""
+
+    end: End
+    stop_reason: str | int | None
+    text: str  # all of it
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One engine event, read. The last piece of a generation, and only that, has a finish."""
+
+    tokens: tuple[GeneratedToken, ...]
+    num_tokens: int  # generated so far, these included
+    prompt: PromptStats | None  # on the first piece
+    finish: Finish | None
+
+    @property
+    def text(self) -> str:
+        return "".join(token.text for token in self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A generation from its first token to its end. Times are of `time.monotonic`."""
+
+    tokens: tuple[GeneratedToken, ...]
+    prompt: PromptStats | None
+    finish: Finish
+    first_token_at: float
+    ended_at: float
+
+
+async def pieces(
+    engine: Engine, tokenizer: Tokenizer, accepted: Accepted
+) -> AsyncGenerator[Piece, None]:
+    """Generate. Raises ServeError as the engine does; closing early aborts the request.
+
+    After a stop string has matched the engine is told to stop and no more of its events are read.
+    """
+    reader = PieceReader(tokenizer, accepted)
+    async with aclosing(engine.generate(accepted.message)) as events:
+        async for event in events:
+            piece = reader.read(event)
+            yield piece
+            if piece.finish is not None:
+                return
+    raise ServeError(ErrorCode.GENERATION_ERROR, "The engine ended the request without a finish.")
+
+
+async def collect(source: AsyncGenerator[Piece, None]) -> Answer:
+    """Run a generation to its end."""
+    tokens: list[GeneratedToken] = []
+    prompt: PromptStats | None = None
+    first_token_at: float | None = None
+    async with aclosing(source):
+        async for piece in source:
+            first_token_at = first_token_at or time.monotonic()
+            prompt = prompt or piece.prompt
+            tokens += piece.tokens
+            if piece.finish is not None:
+                now = time.monotonic()
+                return Answer(tuple(tokens), prompt, piece.finish, first_token_at, now)
+    raise ServeError(ErrorCode.GENERATION_ERROR, "The request ended without an answer.")
+
+
+class PieceReader:
+    """Reads one request's events in order."""
+
+    def __init__(self, tokenizer: Tokenizer, accepted: Accepted) -> None:
+        self._tokenizer = tokenizer
+        self._keep_stop = accepted.keep_stop_string
+        self._text = TextStream(
+            tokenizer,
+            accepted.stop_strings,
+            keep_stop_string=accepted.keep_stop_string,
+            prompt_ids=accepted.message.prompt_token_ids,
+            skip_special_tokens=accepted.skip_special_tokens,
+        )
+        self._num_tokens = 0
+
+    def read(self, event: TokensGenerated) -> Piece:
+        tokens: list[GeneratedToken] = []
+        finish: Finish | None = None
+        num_silent = 1 if self._ends_silently(event.finish_reason) else 0
+        num_spoken = len(event.token_ids) - num_silent
+        for index in range(len(event.token_ids)):
+            tokens.append(self._token(event, index, silent=index >= num_spoken))
+            if self._text.stopped is not None:
+                finish = Finish(End.STOP_STRING, self._text.stopped, self._text.text)
+                break
+        self._num_tokens += len(tokens)
+        if finish is None and event.finish_reason is not None:
+            finish = self._finish(tokens, event.finish_reason)
+        return Piece(tuple(tokens), self._num_tokens, event.prompt, finish)
+
+    def _token(self, event: TokensGenerated, index: int, *, silent: bool) -> GeneratedToken:
+        token_id = event.token_ids[index]
+        return GeneratedToken(
+            id=token_id,
+            text="" if silent else self._text.push(token_id).text,
+            special=silent or self._tokenizer.is_special(token_id),
+            silent=silent,
+            logprob=event.logprobs[index] if event.logprobs else NOT_ASKED,
+        )
+
+    def _ends_silently(self, reason: FinishReason | None) -> bool:
+        """Whether the last token of an event ends the sequence without belonging to its text."""
+        if reason is FinishReason.STOP_TOKEN:
+            return not self._keep_stop
+        return reason is FinishReason.EOS
+
+    def _finish(self, tokens: list[GeneratedToken], reason: FinishReason) -> Finish:
+        """Ends the text; what was held back goes to the last token that has text to show."""
+        if not tokens:
+            raise ServeError(ErrorCode.GENERATION_ERROR, "The engine ended without a token.")
+        tail = self._text.finish()
+        owner = len(tokens) - (2 if tokens[-1].silent and len(tokens) > 1 else 1)
+        if tail:
+            tokens[owner] = replace(tokens[owner], text=tokens[owner].text + tail)
+        stop_reason = tokens[-1].id if reason is FinishReason.STOP_TOKEN else None
+        return Finish(END_OF_SEQUENCE[reason], stop_reason, self._text.text)

@@ -1,0 +1,12 @@
+"""The typed places where the application and a request keep what belongs to them."""
+
+from aiohttp import web
+
+from lorax_serve.server.admission import Admission
+from lorax_serve.server.service import Service
+
+SERVICE = web.AppKey("service", Service)
+ADMISSION = web.AppKey("admission", Admission)
+
+REQUEST_ID = web.RequestKey("request_id", str)
+RECEIVED_AT = web.RequestKey("received_at", float)  # of time.monotonic

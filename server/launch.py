@@ -1,0 +1,155 @@
+"""The start of a server, in order: port, model, text side, engine, HTTP.
+
+What can block is done before there is an event loop, where Ctrl-C simply interrupts it.
+"""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Final
+
+import structlog
+
+from lorax_serve.grammar.errors import UnsupportedTokenizer
+from lorax_serve.grammar.regex_index import RegexCompiler
+from lorax_serve.ipc.config import EngineConfig
+from lorax_serve.server.app import build_app
+from lorax_serve.server.banner import Banner
+from lorax_serve.server.config import Settings
+from lorax_serve.server.engine_client import EngineClient
+from lorax_serve.server.engine_process import ENGINE_COMMAND
+from lorax_serve.server.errors import StartError
+from lorax_serve.server.lifetime import Plan, live
+from lorax_serve.server.listening import bound_sockets, url
+from lorax_serve.server.logging import configure_logging
+from lorax_serve.server.model_source import ModelSource, find_model
+from lorax_serve.server.progress import Progress, ProgressBar, ProgressLines
+from lorax_serve.server.service import Limits, Service
+from lorax_serve.server.sources.local import LocalAdapters
+from lorax_serve.server.supervisor import EngineLaunch
+from lorax_serve.server.text.chat_template import ChatTemplate
+from lorax_serve.server.text.tokenizer import Tokenizer
+from lorax_serve.server.version import version
+
+log = structlog.get_logger(__name__)
+
+EXIT_STOPPED: Final = 0
+EXIT_START: Final = 1
+EXIT_ENGINE_LOST: Final = 70
+
+
+def run(settings: Settings, engine_command: Sequence[str] = ENGINE_COMMAND) -> int:
+    """Serve until stopped; the process's exit code. Raises KeyboardInterrupt before it serves."""
+    level, colors = settings.log_level.value, settings.surroundings.wants_colors
+    configure_logging(level, json=settings.logs_json, colors=colors)
+    for name in settings.unread:
+        log.warning("environment_variable_not_read", name=name)
+    try:
+        lost = _serve(settings, engine_command)
+    except StartError as error:
+        return _report_start_error(error, settings)
+    if lost is None:
+        return EXIT_STOPPED
+    log.critical("stopped", reason=lost)
+    return EXIT_ENGINE_LOST
+
+
+def _serve(settings: Settings, engine_command: Sequence[str]) -> str | None:
+    config = settings.server
+    lines = settings.logs_json or not settings.surroundings.is_terminal
+    progress: Progress = ProgressLines() if lines else ProgressBar()
+    with bound_sockets(config.host, config.port) as sockets, closing(progress):
+        source = find_model(config, lambda line: log.info(line))
+        with closing(Tokenizer.from_folder(source.folder)) as tokenizer:
+            serving = _Serving(settings, source, tokenizer, sockets, progress)
+            return asyncio.run(live(serving.plan(engine_command)))
+
+
+class _Serving:
+    """What is known before the engine runs, and what is made of it once it does."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: ModelSource,
+        tokenizer: Tokenizer,
+        sockets: Sequence[socket.socket],
+        progress: Progress,
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._tokenizer = tokenizer
+        self._sockets = sockets
+        self._progress = progress
+        self._chat_template = ChatTemplate.from_folder(source.folder)
+        self._adapters = LocalAdapters(
+            source.adapter_dir, allow_absolute=settings.server.allow_absolute_adapters
+        )
+
+    def plan(self, engine_command: Sequence[str]) -> Plan:
+        surroundings = self._settings.surroundings
+        return Plan(
+            launch=EngineLaunch(
+                config=self._engine_config,
+                environment=surroundings.engine_environment,
+                runtime_parent=surroundings.runtime_parent,
+                command=engine_command,
+            ),
+            sockets=self._sockets,
+            build_app=lambda client: build_app(self._service(client)),
+            report=self._progress.update,
+            on_ready=self._announce,
+            shutdown_seconds=self._settings.server.shutdown_timeout,
+        )
+
+    def _engine_config(self, endpoint: str) -> EngineConfig:
+        return self._settings.engine_config(endpoint=endpoint, model_path=self._source.folder)
+
+    def _service(self, client: EngineClient) -> Service:
+        config = self._settings.server
+        return Service(
+            model_id=self._source.model_id,
+            model_revision=self._source.revision,
+            engine=client,
+            tokenizer=self._tokenizer,
+            chat_template=self._chat_template,
+            adapters=self._adapters,
+            regex_compiler=self._regex_compiler(client.info.eos_token_ids),
+            limits=Limits(
+                max_body_bytes=config.max_body_bytes,
+                max_concurrent_requests=config.max_concurrent_requests,
+                max_stop_sequences=config.max_stop_sequences,
+            ),
+            version=version(),
+        )
+
+    def _regex_compiler(self, eos_token_ids: Sequence[int]) -> RegexCompiler:
+        try:
+            return RegexCompiler(self._source.folder / "tokenizer.json", eos_token_ids)
+        except UnsupportedTokenizer as error:
+            raise StartError(f"The model's tokenizer cannot be served: {error}") from error
+
+    def _announce(self, client: EngineClient) -> None:
+        self._progress.close()
+        banner = Banner(
+            version=version(),
+            source=self._source,
+            info=client.info,
+            config=self._settings.server,
+            num_adapters=len(self._adapters.list()),
+            urls=tuple(map(url, self._sockets)),
+        )
+        if self._settings.logs_json:
+            log.info("ready", **banner.fields())
+        else:
+            sys.stderr.write(banner.text())
+
+
+def _report_start_error(error: StartError, settings: Settings) -> int:
+    if settings.logs_json or settings.server.debug:
+        log.critical("start_failed", reason=str(error), exc_info=settings.server.debug)
+    else:
+        sys.stderr.write(f"lorax-serve: {error}\n")
+    return EXIT_START

@@ -1,0 +1,285 @@
+"""Every option of lorax-serve: its flags, group, words and the configuration field it sets.
+
+Types, bounds and defaults are the fields' own. An option is also read from LORAX_<FLAG>; where an
+operator of LoRAX has set that server's variable, it counts too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from lorax_serve.ipc.config import EngineConfig
+from lorax_serve.server.config import ServerConfig
+from lorax_serve.server.values import parse_field, show_size
+
+ENV_PREFIX: Final = "LORAX_"
+
+_SERVER: Final[Mapping[str, msgspec.structs.FieldInfo]] = MappingProxyType(
+    {info.name: info for info in msgspec.structs.fields(ServerConfig)}
+)
+_ENGINE: Final[Mapping[str, msgspec.structs.FieldInfo]] = MappingProxyType(
+    {info.name: info for info in msgspec.structs.fields(EngineConfig)}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    flags: tuple[str, ...]
+    name: str  # of the field
+    help: str  # without default and environment names
+    metavar: str = ""
+    is_size: bool = False
+    unset: str = ""  # what the default None means
+    lorax_env: tuple[str, ...] = ()  # LoRAX's own variables for the same thing
+
+    @property
+    def is_engine(self) -> bool:
+        return self.name in _ENGINE and self.name not in _SERVER
+
+    @property
+    def field(self) -> msgspec.structs.FieldInfo:
+        return _ENGINE[self.name] if self.is_engine else _SERVER[self.name]
+
+    @property
+    def env(self) -> tuple[str, ...]:
+        """Environment names, the first one that is set counts."""
+        own = ENV_PREFIX + self.flags[0].removeprefix("--").replace("-", "_").upper()
+        return (own, *self.lorax_env)
+
+    @property
+    def is_switch(self) -> bool:
+        return self.field.type is bool
+
+    def parse(self, text: str) -> object:
+        """Raises ValueError with what is expected instead."""
+        return parse_field(text, self.field.type, is_size=self.is_size)
+
+    @property
+    def shown_default(self) -> str:
+        default = self.field.default
+        if default is None:
+            return self.unset
+        if self.is_size:
+            return show_size(default)
+        if isinstance(default, bool):
+            return "on" if default else "off"
+        if isinstance(default, float):
+            return f"{default:g}"
+        return str(default.value) if isinstance(default, Enum) else str(default)
+
+
+@dataclass(frozen=True)
+class Group:
+    title: str
+    options: tuple[Option, ...]
+
+
+GROUPS: Final = (
+    Group(
+        "Model",
+        (
+            Option(
+                flags=("--model-id",),
+                name="model_id",
+                metavar="MODEL",
+                help="what to serve: a local Hugging Face folder, or a hub id, with @revision "
+                "if you like",
+                unset="the demo model",
+                lorax_env=("MODEL_ID",),
+            ),
+            Option(
+                flags=("--revision",),
+                name="revision",
+                metavar="NAME",
+                help="branch, tag or commit of a hub model",
+                unset="the hub's main branch",
+                lorax_env=("REVISION",),
+            ),
+            Option(
+                flags=("--cache-dir",),
+                name="cache_dir",
+                metavar="FOLDER",
+                help="where downloaded and prepared models are kept",
+            ),
+            Option(
+                flags=("--device",),
+                name="device",
+                metavar="NAME",
+                help="auto, cpu or cuda; auto takes a GPU if there is one",
+            ),
+            Option(
+                flags=("--dtype",),
+                name="dtype",
+                metavar="NAME",
+                help="auto, float32, float16 or bfloat16; auto is the checkpoint's own on a GPU "
+                "and float32 on a CPU",
+                lorax_env=("DTYPE",),
+            ),
+            Option(
+                flags=("--max-model-len", "--max-total-tokens"),
+                name="max_model_len",
+                metavar="TOKENS",
+                help="prompt and output tokens of one request",
+                unset="what the model and the KV cache allow",
+                lorax_env=("MAX_TOTAL_TOKENS",),
+            ),
+        ),
+    ),
+    Group(
+        "Adapters",
+        (
+            Option(
+                flags=("--adapter-dir",),
+                name="adapter_dir",
+                metavar="FOLDER",
+                help="adapters in it are named by their path below it",
+                unset="none; the demo's own when serving the demo from a checkout",
+            ),
+            Option(
+                flags=("--allow-absolute-adapters",),
+                name="allow_absolute_adapters",
+                help="let requests name adapters anywhere on this machine, by absolute path",
+            ),
+            Option(
+                flags=("--adapter-memory",),
+                name="adapter_pool_bytes",
+                metavar="SIZE",
+                is_size=True,
+                help="memory beside the model for adapters in use",
+            ),
+            Option(
+                flags=("--max-adapter-rank",),
+                name="max_adapter_rank",
+                metavar="RANK",
+                help="adapters of a higher rank are refused",
+            ),
+            Option(
+                flags=("--max-loading",),
+                name="max_loading",
+                metavar="NUMBER",
+                help="adapters read from disk at the same time",
+            ),
+        ),
+    ),
+    Group(
+        "Scheduling and memory",
+        (
+            Option(
+                flags=("--kv-cache-memory",),
+                name="kv_cache_bytes",
+                metavar="SIZE",
+                is_size=True,
+                help="memory for the keys and values of running and cached tokens",
+            ),
+            Option(
+                flags=("--block-size",),
+                name="block_size",
+                metavar="TOKENS",
+                help="tokens of one KV cache block",
+            ),
+            Option(
+                flags=("--prefix-cache",),
+                name="prefix_cache",
+                help="reuse the keys and values of prompts that begin alike",
+            ),
+            Option(
+                flags=("--max-num-sequences",),
+                name="max_num_sequences",
+                metavar="NUMBER",
+                help="requests that run at the same time; the others wait",
+            ),
+            Option(
+                flags=("--max-batch-tokens",),
+                name="max_batch_tokens",
+                metavar="TOKENS",
+                help="tokens of one step, prompts and outputs together",
+            ),
+            Option(
+                flags=("--num-threads",),
+                name="num_threads",
+                metavar="NUMBER",
+                help="CPU threads of the engine",
+                unset="PyTorch decides",
+            ),
+        ),
+    ),
+    Group(
+        "Server",
+        (
+            Option(
+                flags=("--host", "--hostname"),
+                name="host",
+                metavar="ADDRESS",
+                help="address to listen on; 0.0.0.0 is every IPv4 address of this machine",
+            ),
+            Option(
+                flags=("--port",),
+                name="port",
+                metavar="PORT",
+                help="port to listen on; 0 takes a free one",
+                lorax_env=("PORT",),
+            ),
+            Option(
+                flags=("--shutdown-timeout",),
+                name="shutdown_timeout",
+                metavar="SECONDS",
+                help="how long open requests may go on after Ctrl-C or SIGTERM; a second signal "
+                "ends them at once",
+            ),
+        ),
+    ),
+    Group(
+        "Limits",
+        (
+            Option(
+                flags=("--max-concurrent-requests",),
+                name="max_concurrent_requests",
+                metavar="NUMBER",
+                help="open requests, running and waiting; more are answered 429",
+                lorax_env=("MAX_CONCURRENT_REQUESTS",),
+            ),
+            Option(
+                flags=("--max-body-bytes",),
+                name="max_body_bytes",
+                metavar="SIZE",
+                is_size=True,
+                help="size of one request's body",
+            ),
+            Option(
+                flags=("--max-stop-sequences",),
+                name="max_stop_sequences",
+                metavar="NUMBER",
+                help="stop sequences of one request",
+                lorax_env=("MAX_STOP_SEQUENCES",),
+            ),
+        ),
+    ),
+    Group(
+        "Logging",
+        (
+            Option(
+                flags=("--log-level",),
+                name="log_level",
+                metavar="LEVEL",
+                help="debug, info, warning or error",
+            ),
+            Option(
+                flags=("--log-format",),
+                name="log_format",
+                metavar="FORMAT",
+                help="text, json, or auto: text on a terminal and JSON lines elsewhere",
+            ),
+            Option(
+                flags=("--debug",),
+                name="debug",
+                help="log at debug level, and show tracebacks of errors at start",
+            ),
+        ),
+    ),
+)
+
+OPTIONS: Final = tuple(option for group in GROUPS for option in group.options)

@@ -1,0 +1,70 @@
+"""The `x-*` headers of LoRAX, on its own routes and on OpenAI's alike. Times in milliseconds."""
+
+import time
+from collections.abc import Iterable
+from urllib.parse import quote
+
+from aiohttp import web
+
+from lorax_serve.server.admission import Accepted
+from lorax_serve.server.generation import Answer
+from lorax_serve.server.keys import RECEIVED_AT, SERVICE
+
+MAX_VALUE_BYTES = 1024
+PRINTABLE = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
+
+
+def safe_value(text: str) -> str:
+    """Text as a header value: anything but printable ASCII is percent-encoded, the end cut off."""
+    return quote(text, safe=PRINTABLE)[:MAX_VALUE_BYTES]
+
+
+def common_headers(
+    request: web.Request, accepted: Accepted, ignored: Iterable[str]
+) -> dict[str, str]:
+    """Known before the first token: of every reply, streamed or not."""
+    service = request.app[SERVICE]
+    on_gpu = service.engine.info.device.startswith("cuda")
+    headers = {
+        "x-compute-type": "gpu+optimized" if on_gpu else "cpu",
+        "x-compute-characters": str(accepted.num_prompt_characters),
+        "x-model-id": safe_value(service.model_id),
+    }
+    if accepted.message.adapter is not None:
+        headers["x-adapter-id"] = safe_value(accepted.message.adapter.name)
+        headers["x-adapter-source"] = "local"
+    if ignored := ", ".join(ignored):
+        headers["x-ignored-params"] = safe_value(ignored)
+    if accepted.grammar_warnings:
+        headers["x-grammar-warnings"] = safe_value("; ".join(accepted.grammar_warnings))
+    return headers
+
+
+def answer_headers(
+    request: web.Request, accepted: Accepted, accepted_at: float, answer: Answer
+) -> dict[str, str]:
+    """Counts and times of a finished generation."""
+    received_at = request[RECEIVED_AT]
+    num_tokens = len(answer.tokens)
+    queued = answer.prompt.queue_seconds if answer.prompt else 0.0
+    total = time.monotonic() - received_at
+    inference = max(answer.ended_at - accepted_at - queued, 0.0)
+    after_first = answer.ended_at - answer.first_token_at
+    return {
+        "x-compute-time": _ms(total),
+        "x-total-time": _ms(total),
+        "x-validation-time": _ms(accepted_at - received_at),
+        "x-queue-time": _ms(queued),
+        "x-inference-time": _ms(inference),
+        "x-time-per-token": _ms(inference / max(num_tokens, 1)),
+        "x-time-to-first-token": _ms(answer.first_token_at - received_at),
+        "x-time-per-output-token": _ms(after_first / max(num_tokens - 1, 1)),
+        "x-prompt-tokens": str(accepted.num_prompt_tokens),
+        "x-generated-tokens": str(num_tokens),
+        "x-skipped-tokens": "0",
+        "x-total-tokens": str(accepted.num_prompt_tokens + num_tokens),
+    }
+
+
+def _ms(seconds: float) -> str:
+    return str(round(seconds * 1000))

@@ -1,0 +1,70 @@
+"""What a client asked for, in words both APIs share, before it meets the model.
+
+Schemas make it; admission turns it into an engine message. Nothing here depends on the model.
+"""
+
+import secrets
+from dataclasses import dataclass
+
+from lorax_serve.ipc.types import SamplingParams
+
+MAX_SEED = 2**63 - 1
+
+# Below this a temperature only overflows the division it stands for: it means greedy.
+SMALLEST_TEMPERATURE = 1e-5
+
+
+@dataclass(frozen=True)
+class JsonSchema:
+    """Output must be JSON that fits the schema; `strict` refuses a schema not exactly enforced."""
+
+    schema: object
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class JsonObject:
+    """Output must be any JSON object."""
+
+
+@dataclass(frozen=True)
+class Regex:
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    options: tuple[str, ...]
+
+
+Constraint = JsonSchema | JsonObject | Regex | Choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    prompt: str | tuple[int, ...]  # text, or token ids as the client sent them
+    sampling: SamplingParams
+    adapter_id: str = ""  # "" or the served model's id: the base model
+    add_special_tokens: bool = True
+    truncate: int | None = None  # keep only this many last prompt tokens
+    max_new_tokens: int | None = None  # None: as many as fit
+    stop_strings: tuple[str, ...] = ()
+    keep_stop_string: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    constraint: Constraint | None = None
+    cache_salt: str = ""
+
+
+def draw_seed() -> int:
+    return secrets.randbits(63)
+
+
+def fold_seed(seed: int) -> int:
+    """Any integer to the engine's 63 bits, the same way each time; seeds that fit stay as sent."""
+    return seed & MAX_SEED
+
+
+def effective_temperature(temperature: float) -> float:
+    return temperature if temperature >= SMALLEST_TEMPERATURE else 0.0

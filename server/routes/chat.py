@@ -1,0 +1,138 @@
+"""POST /v1/chat/completions."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Literal
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, UnsetType
+from msgspec.structs import asdict
+
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.admission import Accepted
+from lorax_serve.server.error_replies import Failure
+from lorax_serve.server.errors import ServeError
+from lorax_serve.server.generation import Answer, Finish, GeneratedToken, Piece
+from lorax_serve.server.http_body import read_json
+from lorax_serve.server.keys import SERVICE
+from lorax_serve.server.routes.exchange import generate
+from lorax_serve.server.routes.openai_parts import (
+    FINISH_REASON,
+    UsageReport,
+    chat_logprobs,
+    identity,
+)
+from lorax_serve.server.schema.messages import template_messages
+from lorax_serve.server.schema.openai import CHAT, ChatBody, chat_request
+from lorax_serve.server.schema.openai_replies import (
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    ChatMessage,
+    Usage,
+)
+from lorax_serve.server.service import Service
+from lorax_serve.server.sse import DONE
+
+Tier = Literal["default"] | UnsetType
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    service = request.app[SERVICE]
+    body, ignored = CHAT.parse(await read_json(request, service.limits))
+    asked = chat_request(body, await _rendered(service, body))
+    return await generate(
+        request,
+        asked,
+        lambda accepted: ChatView(service, accepted, body),
+        streams=body.stream,
+        ignored=ignored,
+    )
+
+
+async def _rendered(service: Service, body: ChatBody) -> str:
+    """The prompt the model's template makes of the messages."""
+    if service.chat_template is None:
+        raise ServeError(
+            ErrorCode.INVALID_REQUEST,
+            "This model has no chat template; use /v1/completions.",
+            param="messages",
+        )
+    return await asyncio.to_thread(
+        service.chat_template.render,
+        template_messages(body.messages),
+        add_generation_prompt=body.add_generation_prompt,
+    )
+
+
+class ChatView:
+    """One chat request's reply, or its chunks: a role, contents, a finish, perhaps the usage."""
+
+    def __init__(self, service: Service, accepted: Accepted, body: ChatBody) -> None:
+        self._tokenizer = service.tokenizer
+        self._lists_logprobs = body.logprobs
+        self._tier: Tier = UNSET if body.service_tier is None else "default"
+        self._identity = identity(service, accepted, prefix="chatcmpl-", model=body.model)
+        self._usage = UsageReport(body.stream_options, accepted.num_prompt_tokens)
+        self._begun = False
+
+    def reply(self, answer: Answer) -> bytes:
+        self._usage.note(answer.prompt)
+        choice = ChatChoice(
+            message=ChatMessage(answer.finish.text),
+            logprobs=self._logprobs(answer.tokens),
+            finish_reason=FINISH_REASON[answer.finish.end],
+            stop_reason=answer.finish.stop_reason,
+        )
+        completion = ChatCompletion(
+            **asdict(self._identity),
+            choices=(choice,),
+            usage=self._usage.total(len(answer.tokens)),
+            service_tier=self._tier,
+        )
+        return msgspec.json.encode(completion)
+
+    async def frames(self, source: AsyncGenerator[Piece, None]) -> AsyncGenerator[bytes, None]:
+        async with aclosing(source):
+            async for piece in source:
+                for chunk in self._chunks(piece):
+                    yield msgspec.json.encode(chunk)
+        yield DONE
+
+    def error_frame(self, failure: Failure) -> bytes:
+        return failure.openai_body()
+
+    def _chunks(self, piece: Piece) -> Iterator[ChatChunk]:
+        self._usage.note(piece.prompt)
+        usage = self._usage.so_far(piece.num_tokens)
+        if not self._begun:
+            self._begun = True
+            yield self._chunk(ChatChunkChoice(delta=ChatDelta("assistant", "")), usage)
+        logprobs = self._logprobs(piece.tokens)
+        if piece.text or (logprobs and logprobs.content):
+            choice = ChatChunkChoice(delta=ChatDelta(content=piece.text), logprobs=logprobs)
+            yield self._chunk(choice, usage)
+        if piece.finish is not None:
+            yield self._chunk(_finish_choice(piece.finish), usage)
+            if self._usage.at_end:
+                yield self._chunk(None, self._usage.total(piece.num_tokens))
+
+    def _chunk(self, choice: ChatChunkChoice | None, usage: Usage | UnsetType | None) -> ChatChunk:
+        choices = () if choice is None else (choice,)
+        return ChatChunk(**asdict(self._identity), choices=choices, usage=usage)
+
+    def _logprobs(self, tokens: tuple[GeneratedToken, ...]) -> ChatLogprobs | None:
+        return chat_logprobs(self._tokenizer, tokens) if self._lists_logprobs else None
+
+
+def _finish_choice(finish: Finish) -> ChatChunkChoice:
+    return ChatChunkChoice(
+        delta=ChatDelta(),
+        finish_reason=FINISH_REASON[finish.end],
+        stop_reason=finish.stop_reason,
+    )

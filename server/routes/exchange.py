@@ -1,0 +1,60 @@
+"""One generation between its body and its reply, the same for every API."""
+
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import Protocol
+
+from aiohttp import web
+
+from lorax_serve.server.admission import Accepted
+from lorax_serve.server.error_replies import Failure
+from lorax_serve.server.generation import Answer, Piece, collect, pieces
+from lorax_serve.server.keys import ADMISSION, SERVICE
+from lorax_serve.server.reply_headers import answer_headers, common_headers
+from lorax_serve.server.request import GenerationRequest
+from lorax_serve.server.sse import send_events
+
+
+class View(Protocol):
+    """How one API shows a generation."""
+
+    def reply(self, answer: Answer) -> bytes:
+        """The JSON body of a finished one."""
+
+    def frames(self, source: AsyncGenerator[Piece, None]) -> AsyncGenerator[bytes, None]:
+        """The events of a streamed one; closing this closes `source`."""
+
+    def error_frame(self, failure: Failure) -> bytes:
+        """The event that says why a stream ends early."""
+
+
+async def generate(
+    request: web.Request,
+    asked: GenerationRequest,
+    view: Callable[[Accepted], View],
+    *,
+    streams: bool,
+    ignored: Iterable[str],
+) -> web.StreamResponse:
+    """Raises ServeError as long as nothing was sent. Cancelled, it aborts the generation."""
+    service, admission = request.app[SERVICE], request.app[ADMISSION]
+    with admission.place():
+        accepted = await admission.accept(asked)
+        accepted_at = time.monotonic()
+        headers = common_headers(request, accepted, ignored)
+        shown = view(accepted)
+        source = pieces(service.engine, service.tokenizer, accepted)
+        if streams:
+            return await send_events(
+                request,
+                shown.frames(source),
+                headers=headers,
+                error_frame=shown.error_frame,
+                limits=service.limits,
+            )
+        answer = await collect(source)
+    return web.Response(
+        body=shown.reply(answer),
+        content_type="application/json",
+        headers=headers | answer_headers(request, accepted, accepted_at, answer),
+    )

@@ -1,0 +1,60 @@
+"""Probes and GET /info."""
+
+import msgspec
+from aiohttp import web
+
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.errors import ServeError
+from lorax_serve.server.keys import SERVICE
+
+
+class Info(msgspec.Struct, frozen=True, kw_only=True):
+    """LoRAX's fields. Its scheduler knobs have no counterpart here and say what holds instead."""
+
+    model_id: str
+    model_sha: str | None
+    model_dtype: str
+    model_device_type: str
+    model_pipeline_tag: str = "text-generation"
+    max_concurrent_requests: int
+    max_best_of: int = 1
+    max_stop_sequences: int
+    max_input_length: int  # tokens, leaving one to generate
+    max_total_tokens: int  # prompt plus output of one request
+    waiting_served_ratio: float = 0.0  # prompts never wait for a ratio
+    max_batch_total_tokens: int  # that the KV cache holds
+    max_waiting_tokens: int = 0
+    validation_workers: int = 1
+    eager_prefill: bool = True
+    version: str
+
+
+async def health(request: web.Request) -> web.Response:
+    """The frontend lives. Never asks the engine."""
+    return web.Response()
+
+
+async def ready(request: web.Request) -> web.Response:
+    """Raises ServeError (NOT_READY) while requests would be refused."""
+    if not request.app[SERVICE].engine.is_ready:
+        raise ServeError(ErrorCode.NOT_READY, "The engine is not ready.")
+    return web.Response()
+
+
+async def info(request: web.Request) -> web.Response:
+    """Raises ServeError (NOT_READY) until the engine has told what it serves."""
+    service = request.app[SERVICE]
+    engine = service.engine.info
+    reply = Info(
+        model_id=service.model_id,
+        model_sha=service.model_revision,
+        model_dtype=engine.dtype,
+        model_device_type=engine.device,
+        max_concurrent_requests=service.limits.max_concurrent_requests,
+        max_stop_sequences=service.limits.max_stop_sequences,
+        max_input_length=engine.max_model_len - 1,
+        max_total_tokens=engine.max_model_len,
+        max_batch_total_tokens=engine.num_blocks * engine.block_size,
+        version=service.version,
+    )
+    return web.Response(body=msgspec.json.encode(reply), content_type="application/json")

@@ -1,0 +1,165 @@
+"""LoRAX's own request and reply bodies."""
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from lorax_serve.ipc.types import SamplingParams
+from lorax_serve.server.request import (
+    Constraint,
+    GenerationRequest,
+    draw_seed,
+    effective_temperature,
+    fold_seed,
+)
+from lorax_serve.server.schema.common import ObjectShape, check_adapter_source, invalid
+from lorax_serve.server.schema.constraints import ResponseFormat
+
+Count = Annotated[int, Meta(ge=1, lt=2**31)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Share = Annotated[float, Meta(ge=1e-6, le=1)]
+MAX_U64 = 2**64 - 1
+
+
+class Body(Struct, frozen=True):
+    inputs: Annotated[str, Meta(min_length=1)]
+    parameters: Raw = Raw(b"{}")
+    stream: bool = False
+
+
+class Parameters(Struct, frozen=True, kw_only=True):
+    adapter_id: Annotated[str, Meta(max_length=4096)] = ""
+    adapter_source: Annotated[str, Meta(max_length=64)] = "local"
+    do_sample: bool = False
+    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
+    top_k: Count | None = None
+    top_p: Share = 1.0
+    typical_p: Share = 1.0
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
+    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = 0.0
+    seed: Annotated[int, Meta(ge=0)] | None = None
+    max_new_tokens: Count | None = None
+    ignore_eos_token: bool = False
+    stop: str | tuple[str, ...] = ()
+    truncate: Count | None = None
+    return_full_text: bool = False
+    details: bool = False
+    return_k_alternatives: Annotated[int, Meta(ge=1, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+
+    @property
+    def samples(self) -> bool:
+        """LoRAX's rule: a temperature of 1 alone is greedy. A temperature of 0 always is."""
+        if self.temperature is not None and effective_temperature(self.temperature) == 0:
+            return False
+        return (
+            self.do_sample
+            or self.temperature not in (None, 1)
+            or self.top_k is not None
+            or self.top_p < 1
+            or self.typical_p < 1
+        )
+
+
+BODY = ObjectShape(Body, unserved={}, large=("inputs",))
+PARAMETERS = ObjectShape(
+    Parameters,
+    unserved={
+        "api_token": (),
+        "apply_chat_template": (False,),
+        "best_of": (1,),
+        "decoder_input_details": (False,),
+        "merged_adapters": (),
+        "watermark": (False,),
+    },
+    path="parameters.",
+)
+
+
+def parse_body(raw: bytes) -> tuple[Body, Parameters, tuple[str, ...]]:
+    """Both levels of a request, and the names of unknown fields."""
+    body, ignored = BODY.parse(raw)
+    parameters, ignored_parameters = PARAMETERS.parse(bytes(body.parameters))
+    return body, parameters, ignored + ignored_parameters
+
+
+def generation_request(inputs: str, asked: Parameters, *, lists_tokens: bool) -> GenerationRequest:
+    """`lists_tokens`: the reply shows tokens, each with its logprob, not only text."""
+    if asked.adapter_id:
+        check_adapter_source(asked.adapter_source, "parameters.adapter_source")
+    return GenerationRequest(
+        prompt=inputs,
+        adapter_id=asked.adapter_id,
+        sampling=_sampling(asked, lists_tokens=lists_tokens),
+        truncate=asked.truncate,
+        max_new_tokens=asked.max_new_tokens,
+        stop_strings=(asked.stop,) if isinstance(asked.stop, str) else asked.stop,
+        keep_stop_string=True,
+        ignore_eos=asked.ignore_eos_token,
+        constraint=_constraint(asked.response_format),
+    )
+
+
+def _constraint(asked: ResponseFormat | None) -> Constraint | None:
+    return None if asked is None else asked.constraint("parameters.response_format")
+
+
+def _sampling(asked: Parameters, *, lists_tokens: bool) -> SamplingParams:
+    if asked.seed is not None and asked.seed > MAX_U64:
+        raise invalid("parameters.seed", f"is above {MAX_U64}")
+    temperature = 1.0 if asked.temperature is None else asked.temperature
+    return SamplingParams(
+        temperature=temperature if asked.samples else 0.0,
+        top_k=asked.top_k or 0,
+        top_p=asked.top_p,
+        typical_p=asked.typical_p,
+        repetition_penalty=asked.repetition_penalty,
+        frequency_penalty=asked.frequency_penalty,
+        presence_penalty=asked.presence_penalty,
+        seed=draw_seed() if asked.seed is None else fold_seed(asked.seed),
+        num_logprobs=(asked.return_k_alternatives or 0) if lists_tokens else None,
+    )
+
+
+class AlternativeToken(Struct, frozen=True):
+    id: int
+    text: str
+    logprob: float
+
+
+class Token(Struct, frozen=True):
+    id: int
+    text: str
+    logprob: float
+    special: bool
+    skipped: bool = False  # gained by speculation, which this server does not do
+    alternative_tokens: tuple[AlternativeToken, ...] | UnsetType = UNSET
+
+
+class Details(Struct, frozen=True):
+    finish_reason: str
+    prompt_tokens: int
+    generated_tokens: int
+    skipped_tokens: int
+    seed: int | None
+    prefill: tuple[Token, ...]  # always empty: prompt logprobs are not served
+    tokens: tuple[Token, ...]
+
+
+class Reply(Struct, frozen=True):
+    generated_text: str
+    details: Details | UnsetType = UNSET
+
+
+class StreamDetails(Struct, frozen=True):
+    finish_reason: str
+    prompt_tokens: int
+    generated_tokens: int
+    seed: int | None
+
+
+class StreamEvent(Struct, frozen=True):
+    token: Token
+    generated_text: str | None = None
+    details: StreamDetails | None = None

@@ -1,0 +1,258 @@
+"""OpenAI's request bodies, with the extensions that LoRAX and vLLM made usual."""
+
+from typing import Annotated, TypeGuard
+
+from msgspec import Meta, Raw, Struct
+
+from lorax_serve.ipc.types import SamplingParams
+from lorax_serve.server.request import (
+    Constraint,
+    GenerationRequest,
+    draw_seed,
+    effective_temperature,
+    fold_seed,
+)
+from lorax_serve.server.schema.common import (
+    ABSENT,
+    ObjectShape,
+    check_adapter_source,
+    invalid,
+    unsupported,
+)
+from lorax_serve.server.schema.constraints import (
+    Options,
+    Pattern,
+    ResponseFormat,
+    StructuredOutputs,
+    guided_constraint,
+    only_one,
+)
+from lorax_serve.server.schema.messages import Message
+
+Count = Annotated[int, Meta(ge=1, lt=2**31)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Share = Annotated[float, Meta(ge=1e-6, le=1)]
+TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
+NumTop = Annotated[int, Meta(ge=0, le=20)]
+Prompt = str | TokenId | tuple[TokenId, ...]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+
+
+class StreamOptions(Struct, frozen=True, forbid_unknown_fields=True):
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None  # padding against traffic analysis; without effect here
+
+
+class GenerationBody(Struct, frozen=True, kw_only=True):
+    """What chat and completions share."""
+
+    model: Annotated[str, Meta(max_length=4096)]
+    max_tokens: Count | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    top_p: Share = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: str | tuple[str, ...] = ()
+    logit_bias: Annotated[dict[str, Bias], Meta(max_length=1024)] = {}
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    # Extensions.
+    adapter_source: Annotated[str, Meta(max_length=64)] = "local"
+    top_k: Annotated[int, Meta(ge=-1, lt=2**31)] = 0  # 0 and -1: off
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    typical_p: Share = 1.0
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
+    ignore_eos: bool = False
+    ignore_eos_token: bool = False
+    stop_token_ids: tuple[TokenId, ...] = ()
+    skip_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+    cache_salt: Annotated[str, Meta(max_length=128)] = ""
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Raw = ABSENT
+    guided_regex: Pattern | None = None
+    guided_choice: Options | None = None
+
+    def constraint(self) -> Constraint | None:
+        """Raises ServeError when several are given."""
+        given: list[Constraint | None] = [
+            guided_constraint(
+                json=self.guided_json,
+                regex=self.guided_regex,
+                choice=self.guided_choice,
+                name="guided_json",
+            )
+        ]
+        if self.response_format is not None:
+            given.append(self.response_format.constraint("response_format"))
+        if self.structured_outputs is not None:
+            given.append(self.structured_outputs.constraint("structured_outputs"))
+        return only_one(given, "response_format")
+
+    def sampling(self, num_logprobs: int | None) -> SamplingParams:
+        return SamplingParams(
+            temperature=effective_temperature(self.temperature),
+            top_k=max(self.top_k, 0),
+            top_p=self.top_p,
+            min_p=self.min_p,
+            typical_p=self.typical_p,
+            repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            seed=draw_seed() if self.seed is None else fold_seed(self.seed),
+            logit_bias=_logit_bias(self.logit_bias),
+            num_logprobs=num_logprobs,
+        )
+
+    def check_stream_options(self) -> None:
+        if self.stream_options is not None and not self.stream:
+            raise invalid("stream_options", "needs `stream` to be true")
+
+
+class ChatBody(GenerationBody, frozen=True, kw_only=True):
+    messages: Annotated[tuple[Message, ...], Meta(min_length=1, max_length=4096)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool = False
+    top_logprobs: NumTop | None = None
+    add_generation_prompt: bool = True
+    service_tier: Annotated[str, Meta(max_length=32)] | None = None  # any is answered "default"
+
+
+class CompletionBody(GenerationBody, frozen=True, kw_only=True):
+    prompt: (
+        Annotated[str, Meta(min_length=1)]
+        | Annotated[tuple[Prompt, ...], Meta(min_length=1, max_length=2**20)]
+    )
+    logprobs: NumTop | None = None
+
+
+# Accepted from every client and without effect here: accounting, caching and safety hints.
+TOLERATED = (
+    "metadata",
+    "parallel_tool_calls",
+    "prediction",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
+)
+
+# Each promises an effect that is not served; the values that ask for nothing are accepted.
+UNSERVED: dict[str, tuple[object, ...]] = {
+    "allowed_token_ids": (),
+    "api_token": (),
+    "audio": (),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "decoder_input_details": (False,),
+    "documents": ([],),
+    "echo": (False,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "guideline": (),
+    "length_penalty": (1, 1.0),
+    "logits_processors": ([],),
+    "merged_adapters": (),
+    "min_tokens": (0,),
+    "modalities": (["text"],),
+    "moderation": (),
+    "n": (1,),
+    "priority": (0,),
+    "prompt_embeds": (),
+    "prompt_logprobs": (),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "suffix": ("",),
+    "tool_choice": ("none",),
+    "tool_prompt": (),
+    "tools": ([],),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+    "watermark": (False,),
+    "web_search_options": (),
+}
+
+CHAT = ObjectShape(ChatBody, unserved=UNSERVED, tolerated=TOLERATED, large=("messages",))
+COMPLETION = ObjectShape(CompletionBody, unserved=UNSERVED, tolerated=TOLERATED, large=("prompt",))
+
+
+def chat_request(body: ChatBody, prompt: str) -> GenerationRequest:
+    """`prompt` is the rendered chat template. Raises ServeError on fields that contradict."""
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("top_logprobs", "needs `logprobs` to be true")
+    if body.max_tokens not in (None, body.max_completion_tokens or body.max_tokens):
+        raise invalid("max_tokens", "differs from `max_completion_tokens`")
+    num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    max_new_tokens = body.max_completion_tokens or body.max_tokens
+    return _request(body, prompt, num_logprobs, max_new_tokens, add_special_tokens=False)
+
+
+def completion_request(body: CompletionBody) -> GenerationRequest:
+    """Raises ServeError on fields that contradict or a prompt that is several prompts."""
+    prompt = _one_prompt(body.prompt)
+    return _request(body, prompt, body.logprobs, body.max_tokens, add_special_tokens=True)
+
+
+def _request(
+    body: GenerationBody,
+    prompt: str | tuple[int, ...],
+    num_logprobs: int | None,
+    max_new_tokens: int | None,
+    *,
+    add_special_tokens: bool,
+) -> GenerationRequest:
+    body.check_stream_options()
+    if body.model:
+        check_adapter_source(body.adapter_source, "adapter_source")
+    return GenerationRequest(
+        prompt=prompt,
+        add_special_tokens=add_special_tokens,
+        adapter_id=body.model,
+        sampling=body.sampling(num_logprobs),
+        max_new_tokens=max_new_tokens,
+        stop_strings=(body.stop,) if isinstance(body.stop, str) else body.stop,
+        keep_stop_string=body.include_stop_str_in_output,
+        stop_token_ids=body.stop_token_ids,
+        ignore_eos=body.ignore_eos or body.ignore_eos_token,
+        skip_special_tokens=body.skip_special_tokens,
+        constraint=body.constraint(),
+        cache_salt=body.cache_salt,
+    )
+
+
+def _one_prompt(prompt: str | tuple[Prompt, ...]) -> str | tuple[int, ...]:
+    """A list of token ids is one prompt; a list of prompts is one only if it has one item."""
+    if isinstance(prompt, str):
+        return prompt
+    if _are_ids(prompt):
+        return prompt
+    if int in map(type, prompt):
+        raise invalid("prompt", "mixes token ids with prompts")
+    if len(prompt) > 1:
+        raise unsupported("prompt", "send one request for each prompt of the list")
+    only = prompt[0]
+    if isinstance(only, int) or not only:
+        raise invalid("prompt", "is empty")
+    return only
+
+
+def _are_ids(prompt: tuple[Prompt, ...]) -> TypeGuard[tuple[int, ...]]:
+    return set(map(type, prompt)) == {int}
+
+
+def _logit_bias(bias: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    pairs = []
+    for key, value in bias.items():
+        if not (key.isascii() and key.isdigit() and len(key) <= 10):
+            raise invalid("logit_bias", "has a key that is not a token id")
+        pairs.append((int(key), value))
+    return tuple(pairs)

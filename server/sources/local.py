@@ -1,0 +1,135 @@
+"""Adapters that lie in folders of this machine.
+
+A name is a path of plain components below the adapter directory ("support", "team/support").
+Whatever is wrong with a name, the answer is the one for an adapter that does not exist, so that
+nothing can be learnt about files outside. The files in an adapter's folder may be links anywhere:
+whoever may write there is trusted with what the server can read.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+from lorax_serve.ipc.types import AdapterRef, ErrorCode
+from lorax_serve.server.errors import ServeError, StartError
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHT_PREFIX = "adapter_model."
+MAX_ID_CHARS = 512
+MAX_SHOWN_CHARS = 128
+MAX_LISTED = 10_000
+
+# One folder name: not "." or "..", and nothing that separates, escapes or encodes a path.
+_COMPONENT = re.compile(r"(?!\.{1,2}\Z)[^/\\%\x00-\x1f\x7f-\x9f]+")
+
+# What a name that leads nowhere raises; RuntimeError is pathlib's word for a loop of links.
+_NO_FOLDER = (OSError, ValueError, RuntimeError)
+
+AdapterNames: TypeAlias = list[str]
+
+
+class LocalAdapters:
+    """Resolves adapter names to folders. Every call reads the disk anew, by short stat calls."""
+
+    def __init__(self, root: Path | None, *, allow_absolute: bool) -> None:
+        """Raises StartError when `root` is not a directory; None: there are no short names."""
+        if root is not None and not root.is_dir():
+            raise StartError(f"The adapter directory {root} does not exist or is no directory.")
+        self._root = None if root is None else root.resolve()
+        self._allow_absolute = allow_absolute
+
+    def resolve(self, adapter_id: str) -> AdapterRef:
+        """The adapter's folder and a revision that changes whenever its files do.
+
+        A folder without adapter_config.json resolves too: the engine says what it lacks.
+
+        Raises:
+            ServeError: MODEL_NOT_FOUND for an id that is absent, malformed, outside or unreadable.
+        """
+        try:
+            folder = self._folder(adapter_id)
+            return AdapterRef(name=adapter_id, path=str(folder), revision=_revision(folder))
+        except _NO_FOLDER:
+            raise _not_found(adapter_id) from None
+
+    def list(self) -> AdapterNames:
+        """Names of the folders with an adapter_config.json, one or two levels below the adapter
+        directory, sorted; at most `MAX_LISTED`.
+        """
+        if self._root is None:
+            return []
+        names: AdapterNames = []
+        for name in _folders(self._root):
+            deeper = (f"{name}/{inner}" for inner in _folders(self._root / name))
+            names += [n for n in (name, *deeper) if self._is_adapter(n)]
+            if len(names) >= MAX_LISTED:
+                break
+        return sorted(names)[:MAX_LISTED]
+
+    def _folder(self, adapter_id: str) -> Path:
+        """Raises one of `_NO_FOLDER` when there is no such folder for our users."""
+        if len(adapter_id) > MAX_ID_CHARS:
+            raise ValueError
+        absolute = adapter_id.startswith("/")
+        components = adapter_id[1:].split("/") if absolute else adapter_id.split("/")
+        if not all(map(_COMPONENT.fullmatch, components)):
+            raise ValueError
+        base = self._base(absolute=absolute)
+        folder = base.joinpath(*components).resolve(strict=True)
+        if not folder.is_relative_to(base) or not folder.is_dir():
+            raise ValueError
+        str(folder).encode()  # a name that is not Unicode raises ValueError; the wire has no bytes
+        return folder
+
+    def _base(self, *, absolute: bool) -> Path:
+        if absolute and self._allow_absolute:
+            return Path("/")
+        if absolute or self._root is None:
+            raise ValueError
+        return self._root
+
+    def _is_adapter(self, name: str) -> bool:
+        try:
+            return (self._folder(name) / CONFIG_FILE).is_file()
+        except _NO_FOLDER:
+            return False
+
+
+def _folders(parent: Path) -> Iterator[str]:
+    """Folders, links to folders included, but for hidden ones; in order; nothing if unreadable."""
+    try:
+        with os.scandir(parent) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    except OSError:
+        return
+    yield from (name for name in names if os.path.isdir(parent / name))  # False, never an error
+
+
+def _revision(folder: Path) -> str:
+    """A digest of name, size, modification time and inode of the files an adapter consists of."""
+    digest = hashlib.sha256()
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries)
+    for name in names:
+        if name == CONFIG_FILE or name.startswith(WEIGHT_PREFIX):
+            digest.update(f"{name}\0{_state(folder / name)}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _state(path: Path) -> str:
+    """What changes with a file, read through links; "absent" for a link to nowhere."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return "absent"
+    kind = stat.S_IFMT(status.st_mode)
+    return f"{kind} {status.st_size} {status.st_mtime_ns} {status.st_dev} {status.st_ino}"
+
+
+def _not_found(adapter_id: str) -> ServeError:
+    shown = adapter_id if len(adapter_id) <= MAX_SHOWN_CHARS else f"{adapter_id[:MAX_SHOWN_CHARS]}…"
+    return ServeError(ErrorCode.MODEL_NOT_FOUND, f"Adapter {shown!r} does not exist.")

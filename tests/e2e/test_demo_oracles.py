@@ -1,0 +1,107 @@
+"""SmolLM2 and the demo adapters against transformers and PEFT: exact greedy tokens in fp32."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from live_server import ADAPTERS
+from local_engine import LocalEngine, greedy
+
+NUM_TOKENS = 64
+QUESTIONS = (
+    "What is the capital of France?",
+    "Write a haiku about autumn.",
+    "Explain photosynthesis to a child.",
+    "List three uses of a paperclip.",
+    "Who wrote Hamlet?",
+    "What is 17 plus 25?",
+    "Translate 'good morning' into Spanish.",
+    "Give me a recipe for pancakes.",
+    "Why is the sky blue?",
+    "Summarise the story of Cinderella in one sentence.",
+    "def fibonacci(n):",
+    "My order number 48213 has not arrived yet.",
+    "Name a famous painter and one of their works.",
+    "Is a tomato a fruit?",
+    "Über den Wolken muss die Freiheit wohl grenzenlos sein. Was heißt das?",
+    "How do magnets work?",
+    "Tell me a joke about computers.",
+    "The app crashes when I log in. Please help.",
+    "What should I pack for a week in the mountains?",
+    "Describe the sea at night. 🌊",
+)
+ADAPTER_NAMES = sorted(path.parent.name for path in ADAPTERS.glob("*/adapter_config.json"))
+
+
+@pytest.fixture(scope="module")
+def prompts(demo_model: Path) -> list[list[int]]:
+    tokenizer = AutoTokenizer.from_pretrained(demo_model)
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True
+        )
+        for question in QUESTIONS
+    ]
+
+
+@pytest.fixture(scope="module")
+def base(demo_model: Path) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def engine(demo_model: Path) -> Iterator[LocalEngine]:
+    options = {"kv_cache_bytes": 256 * 2**20, "adapter_pool_bytes": 256 * 2**20}
+    with LocalEngine(demo_model, **options) as running:
+        yield running
+
+
+def reference_tokens(model: torch.nn.Module, prompt: list[int]) -> list[int]:
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=NUM_TOKENS,
+            min_new_tokens=NUM_TOKENS,
+            eos_token_id=None,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    return output[0, len(prompt) :].tolist()
+
+
+def test_base_tokens_equal_transformers(
+    engine: LocalEngine, base: torch.nn.Module, prompts: list[list[int]]
+) -> None:
+    requests = [greedy(str(i), p, num_tokens=NUM_TOKENS) for i, p in enumerate(prompts)]
+    got = engine.generate(*requests)
+    for index, prompt in enumerate(prompts):
+        assert got[str(index)].token_ids == reference_tokens(base, prompt), QUESTIONS[index]
+
+
+def test_adapter_tokens_equal_peft_in_one_mixed_batch(
+    engine: LocalEngine, demo_model: Path, prompts: list[list[int]]
+) -> None:
+    cases = [(name, index) for name in ADAPTER_NAMES for index in (0, 7, 11, 14)]
+    requests = [
+        greedy(f"{name} {i}", prompts[i], num_tokens=NUM_TOKENS, adapter=ADAPTERS / name)
+        for name, i in cases
+    ]
+    base_request = greedy("base", prompts[0], num_tokens=NUM_TOKENS)
+    got = engine.generate(*requests, base_request)
+    for name in ADAPTER_NAMES:
+        fresh = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32)
+        model = PeftModel.from_pretrained(fresh, ADAPTERS / name).eval()
+        for index in (i for adapter, i in cases if adapter == name):
+            tokens = got[f"{name} {index}"].token_ids
+            assert tokens == reference_tokens(model, prompts[index]), (name, QUESTIONS[index])
+            assert tokens != got["base"].token_ids
+
+
+def test_there_are_three_demo_adapters() -> None:
+    assert len(ADAPTER_NAMES) == 3

@@ -1,0 +1,252 @@
+"""The pool: slabs never overlap, pins hold, eviction is by last use and no more than needed."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorax_serve.engine.adapters.device_pool import ALIGNMENT, AdapterPool, AdapterSlot
+from lorax_serve.engine.adapters.slab import PackedAdapter, SlabLayout, slab_matrices
+from lorax_serve.engine.adapters.slab_space import Extent, SlabSpace
+from lorax_serve.kernels.lora import BASE_SLOT, Segments
+from random_lora import made_up_sites, mixed_ranks, out_features, random_weights, uniform_ranks
+
+SITES = made_up_sites()
+CPU = torch.device("cpu")
+
+
+def new_pool(capacity_bytes: int) -> AdapterPool:
+    return AdapterPool(SITES, capacity_bytes=capacity_bytes, dtype=torch.float32, device=CPU)
+
+
+def blank(digest: str, num_units: int) -> PackedAdapter:
+    """An adapter without targets that takes `num_units` alignment units."""
+    untargeted = tuple(-1 for site in SITES for _ in site.targets)
+    num_elements = num_units * ALIGNMENT // 4
+    layout = SlabLayout(
+        a_offsets=(-1,) * len(SITES),
+        b_offsets=untargeted,
+        ranks=(0,) * len(untargeted),
+        num_elements=num_elements,
+        transposed_a=True,
+    )
+    return PackedAdapter(digest, layout, torch.full((num_elements,), float(hash(digest) % 1000)))
+
+
+def place(pool: AdapterPool, digest: str, num_units: int = 1) -> AdapterSlot:
+    slot = pool.place(blank(digest, num_units))
+    assert slot is not None
+    return slot
+
+
+def test_the_least_recently_used_goes_first_and_only_as_many_as_needed() -> None:
+    pool = new_pool(4 * ALIGNMENT)
+    for digest in "abcd":
+        place(pool, digest)
+    for digest in "bacd":
+        slot = pool.find(digest)
+        assert slot is not None
+        pool.pin(slot)
+        pool.unpin(slot)
+    place(pool, "e")
+    assert [pool.find(d) is not None for d in "abcde"] == [True, False, True, True, True]
+
+
+def test_a_pinned_slot_stays_and_its_index_and_bytes_with_it() -> None:
+    pool = new_pool(2 * ALIGNMENT)
+    kept = place(pool, "kept")
+    pool.pin(kept)
+    for number in range(5):
+        place(pool, f"passing {number}")
+        assert pool.find("kept") is kept and kept.index == 0
+        pool.check_integrity()
+    other = pool.find("passing 4")
+    assert other is not None
+    pool.pin(other)
+    assert pool.place(blank("late", 1)) is None
+    pool.unpin(other)
+    assert pool.place(blank("late", 1)) is not None
+
+
+def test_neighbours_are_evicted_together_when_only_that_makes_a_hole() -> None:
+    pool = new_pool(6 * ALIGNMENT)
+    slots = {digest: place(pool, digest) for digest in "abcdef"}
+    for digest in "ad":
+        pool.pin(slots[digest])
+    # b c between the pins, e f after them: either pair makes room, b c were used longer ago.
+    place(pool, "two", 2)
+    assert [pool.find(d) is not None for d in "abcdef"] == [True, False, False, True, True, True]
+    assert pool.place(blank("three", 3)) is None
+    pool.check_integrity()
+
+
+def test_what_does_not_help_is_not_evicted() -> None:
+    pool = new_pool(5 * ALIGNMENT)
+    slots = {digest: place(pool, digest) for digest in "abcde"}
+    for digest in "bd":
+        pool.pin(slots[digest])
+    assert pool.place(blank("two", 2)) is None
+    assert pool.num_resident == 5
+    pool.unpin(slots["d"])
+    place(pool, "two", 2)
+    # a is the least recently used of all, but no hole of two can contain it.
+    assert [pool.find(d) is not None for d in "abcde"] == [True, True, False, False, True]
+
+
+def test_use_after_eviction_is_caught() -> None:
+    pool = new_pool(ALIGNMENT)
+    gone = place(pool, "gone")
+    place(pool, "new")
+    with pytest.raises(AssertionError, match="evicted"):
+        pool.pin(gone)
+    with pytest.raises(AssertionError, match="not pinned"):
+        pool.unpin(gone)
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["place", "place", "place", "pin", "unpin"]),
+        st.integers(0, 11),
+        st.integers(1, 5),
+    ),
+    max_size=60,
+)
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(actions=ACTIONS, capacity=st.integers(1, 12))
+def test_any_traffic_keeps_the_ledger_and_the_bytes(
+    actions: list[tuple[str, int, int]], capacity: int
+) -> None:
+    pool = new_pool(capacity * ALIGNMENT)
+    pinned: dict[str, AdapterSlot] = {}
+    contents: dict[str, PackedAdapter] = {}
+    for action, number, num_units in actions:
+        digest = f"adapter {number}"
+        slot = pool.find(digest)
+        if action == "place" and slot is None:
+            packed = blank(digest, num_units)
+            holes = hole_sizes(pool, {s.extent for s in pinned.values()})
+            placed = pool.place(packed)
+            # Placing succeeds exactly when evicting what is unpinned can make a hole.
+            assert (placed is not None) == (num_units * ALIGNMENT <= max(holes))
+            contents[digest] = packed
+        elif action == "pin" and slot is not None:
+            pool.pin(slot)
+            pinned[digest] = slot
+        elif action == "unpin" and digest in pinned:
+            pool.unpin(pinned[digest])
+            if pinned[digest].num_pins == 0:
+                del pinned[digest]
+        pool.check_integrity()
+        for held, pinned_slot in pinned.items():
+            assert pool.find(held) is pinned_slot
+        for digest, packed in contents.items():
+            resident = pool.find(digest)
+            if resident is not None:
+                first = resident.extent.start // 4
+                held_bytes = pool._buffer[first : first + packed.layout.num_elements]
+                assert torch.equal(held_bytes, packed.slab)
+    assert pool.used_bytes <= pool.capacity_bytes
+
+
+def hole_sizes(pool: AdapterPool, kept: set[Extent]) -> list[int]:
+    """Sizes of the gaps between the kept extents, by brute force over units."""
+    units = [False] * (pool.capacity_bytes // ALIGNMENT)
+    for extent in kept:
+        for unit in range(extent.start // ALIGNMENT, extent.stop // ALIGNMENT):
+            units[unit] = True
+    runs = "".join("x" if taken else "." for taken in units).split("x")
+    return [len(run) * ALIGNMENT for run in runs]
+
+
+@settings(derandomize=True, max_examples=500)
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=8),
+    gaps=st.lists(st.integers(0, 2), min_size=8, max_size=8),
+    size=st.integers(1, 12),
+    order=st.permutations(range(8)),
+    num_kept=st.integers(0, 2),
+)
+def test_a_plan_is_the_cheapest_of_the_oldest(sizes, gaps, size, order, num_kept) -> None:  # type: ignore[no-untyped-def]
+    """Against brute force: fewest candidates in their order, then fewest evicted bytes."""
+    extents, end = [], 0
+    for gap, each in zip(gaps, sizes, strict=False):
+        extents.append(Extent(end + gap, each))
+        end += gap + each
+    space = SlabSpace(end + 1)
+    for extent in extents:
+        space.take(extent)
+    evictable = [extents[i] for i in order if i < len(extents)][num_kept:]
+
+    def cheapest(allowed: list[Extent]) -> int | None:
+        costs = []
+        for start in range(space.capacity - size + 1):
+            hit = [e for e in extents if e.start < start + size and e.stop > start]
+            if all(e in allowed for e in hit):
+                costs.append(sum(e.size for e in hit))
+        return min(costs, default=None)
+
+    expected = next(
+        (c for n in range(len(evictable) + 1) if (c := cheapest(evictable[:n])) is not None), None
+    )
+    plan = space.plan(size, evictable)
+    assert (plan is None) == (expected is None)
+    if plan is not None:
+        assert sum(e.size for e in plan.evicted) == expected
+        for extent in plan.evicted:
+            space.free(extent)
+        space.take(plan.extent)
+        space.check_integrity()
+
+
+def test_a_delta_adds_each_segments_own_adapter() -> None:
+    pool = AdapterPool(SITES, capacity_bytes=1 << 20, dtype=torch.float32, device=CPU)
+    adapters = []
+    for seed in range(3):
+        weights = random_weights(SITES, mixed_ranks(SITES, seed), seed=seed)
+        slot = pool.place(pool.pack(weights))
+        assert slot is not None
+        adapters.append((slot, weights))
+    segments = Segments(
+        indptr=(0, 2, 3, 7, 9),
+        slots=(adapters[1][0].index, BASE_SLOT, adapters[0][0].index, adapters[2][0].index),
+    )
+    delta = pool.delta(segments)
+    assert delta is not None
+    by_slot = {slot.index: weights for slot, weights in adapters}
+    for site in SITES:
+        x = torch.randn(9, site.in_features)
+        y = torch.randn(9, out_features(site))
+        expected = y.double()
+        for (first, last), index in zip(pairwise(segments.indptr), segments.slots, strict=True):
+            for target in site.targets if index != BASE_SLOT else ():
+                m = by_slot[index].matrices.get(target.module)
+                if m is not None:
+                    columns = slice(target.out_start, target.out_start + target.out_features)
+                    update = x[first:last].double() @ m.a.double().t() @ m.b.double().t()
+                    expected[first:last, columns] += m.scale * update
+        delta.add_to(y, x, site)
+        torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_base_rows_alone_need_no_delta() -> None:
+    pool = new_pool(1 << 16)
+    assert pool.delta(Segments(indptr=(0, 5), slots=(BASE_SLOT,))) is None
+    assert pool.delta(Segments(indptr=(0,), slots=())) is None
+
+
+def test_slabs_round_trip_through_the_pool() -> None:
+    pool = AdapterPool(SITES, capacity_bytes=1 << 20, dtype=torch.bfloat16, device=CPU)
+    weights = random_weights(SITES, uniform_ranks(SITES, 5))
+    packed = pool.pack(weights)
+    slot = pool.place(packed)
+    assert slot is not None
+    assert slot.num_bytes % ALIGNMENT == 0 and slot.num_bytes - packed.num_bytes < ALIGNMENT
+    a_of = {module: a for module, a, _ in slab_matrices(packed.slab, SITES, packed.layout)}
+    for site, views in zip(SITES, slot.sites, strict=True):
+        assert views is not None
+        for target, view in zip(site.targets, views.targets, strict=True):
+            assert torch.equal(views.a_t[:, view.ranks].t(), a_of[target.module])

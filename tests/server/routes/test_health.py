@@ -1,0 +1,58 @@
+import pytest
+
+from wire import Wire
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ping"])
+async def test_health_never_asks_the_engine(wire: Wire, path: str) -> None:
+    wire.engine.is_ready = False
+    reply = await wire.client.get(path)
+    assert (reply.status, await reply.read()) == (200, b"")
+
+
+async def test_ready(wire: Wire) -> None:
+    assert (await wire.client.get("/ready")).status == 200
+    wire.engine.is_ready = False
+    reply = await wire.client.get("/ready")
+    assert (reply.status, reply.headers["Retry-After"]) == (503, "5")
+    assert (await reply.json())["error_type"] == "not_ready"
+
+
+async def test_info_has_loraxs_fields(wire: Wire) -> None:
+    reply = await wire.client.get("/info")
+    assert await reply.json() == {
+        "model_id": "tiny/base-model",
+        "model_sha": "abc123",
+        "model_dtype": "float32",
+        "model_device_type": "cpu",
+        "model_pipeline_tag": "text-generation",
+        "max_concurrent_requests": 256,
+        "max_best_of": 1,
+        "max_stop_sequences": 16,
+        "max_input_length": 255,
+        "max_total_tokens": 256,
+        "waiting_served_ratio": 0.0,
+        "max_batch_total_tokens": 1024,
+        "max_waiting_tokens": 0,
+        "validation_workers": 1,
+        "eager_prefill": True,
+        "version": "0.1.0-test",
+    }
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
+async def test_before_the_engine_is_ready(wire: Wire, path: str) -> None:
+    wire.engine.is_ready = False
+    body = {"inputs": "x", "model": "", "prompt": "x"}
+    if "chat" in path:
+        body = {"model": "", "messages": [{"role": "user", "content": "x"}]}  # type: ignore[dict-item]
+    reply = await wire.client.post(path, json=body)
+    assert (reply.status, reply.headers["Retry-After"]) == (503, "5")
+
+
+async def test_models_before_the_engine_is_ready(wire: Wire) -> None:
+    wire.engine.is_ready = False
+    reply = await wire.client.get("/v1/models")
+    models = (await reply.json())["data"]
+    assert models[0]["id"] == "tiny/base-model"
+    assert "max_model_len" not in models[0]

@@ -1,0 +1,132 @@
+"""The published lorax-client, as it is, against our native routes."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+from lorax import AsyncClient, Client
+from lorax.errors import (
+    GenerationError,
+    IncompleteGenerationError,
+    OverloadedError,
+    ValidationError,
+)
+
+from fake_engine import Tokens
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.errors import EngineLost, ServeError
+from wire import Wire
+
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+
+T = TypeVar("T")
+
+
+async def call(wire: Wire, use: Callable[[Client], T]) -> T:
+    """The client blocks, so it gets a thread."""
+    client = Client(wire.url)
+    try:
+        return await asyncio.to_thread(use, client)
+    finally:
+        if client.session is not None:
+            client.session.close()
+
+
+async def test_generate(wire: Wire) -> None:
+    wire.will_say("Hello wörld")
+    reply = await call(
+        wire, lambda client: client.generate("hi", adapter_id="alice", return_k_alternatives=2)
+    )
+    assert reply.generated_text == "Hello wörld"
+    assert reply.details is not None
+    assert reply.details.finish_reason.value == "eos_token"
+    assert reply.details.prompt_tokens == 2
+    assert reply.details.tokens[0].alternative_tokens[0].text == "<|endoftext|>"
+
+
+async def test_generate_with_everything_the_client_can_send(wire: Wire) -> None:
+    wire.will_say("ok")
+    await call(
+        wire,
+        lambda client: client.generate(
+            "hi",
+            adapter_id="team/ops",
+            adapter_source="local",
+            do_sample=True,
+            max_new_tokens=9,
+            ignore_eos_token=True,
+            best_of=1,
+            repetition_penalty=1.5,
+            return_full_text=True,
+            seed=2**64 - 1,
+            stop_sequences=["x"],
+            temperature=0.5,
+            top_k=3,
+            top_p=0.5,
+            truncate=1,
+            typical_p=0.5,
+            response_format={"type": "json_object", "schema": {"type": "object"}},
+        ),
+    )
+    (told,) = wire.engine.requests
+    assert told.adapter is not None
+    assert told.adapter.name == "team/ops"
+    assert told.stop.max_new_tokens == 9
+    assert told.stop.ignore_eos
+    assert len(told.prompt_token_ids) == 1
+    assert told.grammar is not None
+    assert told.sampling.seed == 2**63 - 1
+    assert (told.sampling.temperature, told.sampling.top_k, told.sampling.top_p) == (0.5, 3, 0.5)
+    assert (told.sampling.typical_p, told.sampling.repetition_penalty) == (0.5, 1.5)
+
+
+async def test_stream(wire: Wire) -> None:
+    wire.will_say("Hello")
+    events = await call(wire, lambda client: list(client.generate_stream("hi")))
+    assert "".join(e.token.text for e in events if not e.token.special) == "Hello"
+    assert events[-1].generated_text == "Hello"
+    assert events[-1].details.generated_tokens == 6
+
+
+async def test_async_client(wire: Wire) -> None:
+    wire.will_say("Hello")
+    client = AsyncClient(wire.url)
+    assert (await client.generate("hi")).generated_text == "Hello"
+    events = [event async for event in client.generate_stream("hi")]
+    assert events[-1].generated_text == "Hello"
+
+
+ERRORS = [
+    pytest.param({"adapter_id": "nobody"}, None, GenerationError, id="unknown adapter"),
+    pytest.param({"max_new_tokens": 10_000}, None, ValidationError, id="too long"),
+    pytest.param({"adapter_source": "hub", "adapter_id": "a/b"}, None, ValidationError, id="hub"),
+    pytest.param({"watermark": True}, None, ValidationError, id="unserved"),
+    pytest.param({}, ServeError(ErrorCode.QUEUE_FULL, "Full."), OverloadedError, id="overload"),
+    pytest.param(
+        {}, ServeError(ErrorCode.ADAPTER_CORRUPT, "Bad file."), GenerationError, id="corrupt"
+    ),
+    pytest.param({}, EngineLost(), IncompleteGenerationError, id="engine lost"),
+]
+
+
+@pytest.mark.parametrize(("options", "failure", "raised"), ERRORS)
+async def test_errors(
+    wire: Wire, options: dict[str, Any], failure: Exception | None, raised: type[Exception]
+) -> None:
+    wire.engine.script = [failure] if failure else []
+    with pytest.raises(raised):
+        await call(wire, lambda client: client.generate("hi", **options))
+    with pytest.raises(raised):
+        await call(wire, lambda client: list(client.generate_stream("hi", **options)))
+
+
+async def test_a_stream_that_breaks_raises_after_what_came(wire: Wire) -> None:
+    wire.engine.script = [Tokens(wire.spell("He")), EngineLost()]
+    seen: list[str] = []
+
+    def read(client: Client) -> None:
+        seen.extend(event.token.text for event in client.generate_stream("hi"))
+
+    with pytest.raises(IncompleteGenerationError):
+        await call(wire, read)

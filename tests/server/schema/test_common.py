@@ -1,0 +1,142 @@
+import json
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.errors import MalformedBody, ServeError
+from lorax_serve.server.schema.common import (
+    CONSTRAINT_FIELDS,
+    MAX_FIELD_BYTES,
+    ObjectShape,
+    decode,
+)
+
+
+class Thing(msgspec.Struct, frozen=True):
+    name: str
+    count: int = 3
+    inner: msgspec.Raw = msgspec.Raw(b"null")
+
+
+SHAPE = ObjectShape(
+    Thing,
+    unserved={"wings": (0, []), "colour": ()},
+    tolerated=("label",),
+    large=("name",),
+    path="thing.",
+)
+
+
+def parse(**fields: object) -> tuple[Thing, tuple[str, ...]]:
+    return SHAPE.parse(json.dumps(fields).encode())
+
+
+def refusal(**fields: object) -> ServeError:
+    with pytest.raises(ServeError) as caught:
+        parse(**fields)
+    return caught.value
+
+
+def test_null_is_absent() -> None:
+    thing, ignored = parse(name="a", count=None, wings=None, colour=None, other=None)
+    assert (thing.count, ignored) == (3, ())
+
+
+def test_tolerated_and_unknown_fields() -> None:
+    assert parse(name="a", label={"x": 1}, weight=5)[1] == ("thing.weight",)
+
+
+@pytest.mark.parametrize("value", [0, []])
+def test_values_that_ask_for_nothing(value: object) -> None:
+    assert parse(name="a", wings=value)[0] == Thing("a")
+
+
+@pytest.mark.parametrize("value", [1, False, 0.0, "0", [0], {}, [0] * 100])
+def test_other_values_of_an_unserved_field(value: object) -> None:
+    error = refusal(name="a", wings=value)
+    assert error.code is ErrorCode.UNSUPPORTED_PARAMETER
+    assert error.param == "thing.wings"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "param"),
+    [
+        ({}, "`thing.name` is required.", "thing.name"),
+        ({"name": 5}, "`thing.name`: Expected `str`, got `int`.", "thing.name"),
+        ({"name": "a", "count": "secret"}, "`thing.count`: Expected `int`, got `str`.", None),
+    ],
+)
+def test_a_misfit_names_the_field_and_not_the_value(
+    fields: dict[str, object], message: str, param: str | None
+) -> None:
+    error = refusal(**fields)
+    assert error.message == message
+    assert error.code is ErrorCode.INVALID_REQUEST
+    assert param in (None, error.param)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *CONSTRAINT_FIELDS,
+        "response_fromat",
+        "responseformat",
+        "ResponseFormat",
+        "reponse_format",
+        "guidedJson",
+        "guided_decoding_backend",
+        "structured_output",
+        "output_schema",
+        "SCHEMA",
+        "regexp",
+        "ebnf_grammar",
+        "json_mode",
+        "constraints",
+        "x" * 100 + "schema",
+    ],
+)
+def test_what_looks_like_a_constraint_is_refused(name: str) -> None:
+    error = refusal(name="a", **{name: 1})
+    assert error.code is ErrorCode.UNSUPPORTED_PARAMETER
+    assert len(error.message) < 300
+
+
+@pytest.mark.parametrize("name", ["min_tokens", "verbosity", "user_id", "information", "formatter"])
+def test_what_does_not_look_like_one_is_not(name: str) -> None:
+    assert parse(name="a", **{name: 1})[1] == (f"thing.{name}",)
+
+
+def test_only_large_fields_may_be_large() -> None:
+    text = "x" * (MAX_FIELD_BYTES + 1)
+    assert parse(name=text)[0].name == text
+    assert "thing.inner" in refusal(name="a", inner=text).message
+    assert "too much" in refusal(name="a", unknown=text).message
+    assert parse(name=text, unknown="small")[1] == ("thing.unknown",)
+
+
+def test_the_number_of_unknown_fields_is_bounded() -> None:
+    names = [f"f{i}" for i in range(65)]
+    assert len(parse(name="a", **dict.fromkeys(names[:64], 1))[1]) == 64
+    assert "too many" in refusal(name="a", **dict.fromkeys(names, 1)).message
+
+
+def test_a_long_name_is_shortened() -> None:
+    assert parse(name="a", **{"q" * 1000: 1})[1] == ("thing." + "q" * 64,)
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b'{"a": NaN}', b"\xff", b"[" * 10**5 + b"]" * 10**5])
+def test_malformed(raw: bytes) -> None:
+    with pytest.raises(MalformedBody):
+        decode(raw, object)
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
+    try:
+        SHAPE.parse(raw)
+    except ServeError as error:
+        assert error.code is ErrorCode.INVALID_REQUEST

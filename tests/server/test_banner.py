@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import msgspec
+
+import stub_engine
+from lorax_serve.server.banner import Banner
+from lorax_serve.server.config import ServerConfig
+from lorax_serve.server.model_source import ModelSource
+
+
+def banner(adapter_dir: Path | None, revision: str | None = None) -> Banner:
+    return Banner(
+        version="1.2.3",
+        source=ModelSource("org/model", revision, Path("/model"), adapter_dir),
+        info=msgspec.structs.replace(stub_engine.INFO, num_parameters=134_515_008),
+        config=ServerConfig(),
+        num_adapters=3,
+        urls=("http://127.0.0.1:8080", "http://[::1]:8080"),
+    )
+
+
+def test_text() -> None:
+    assert banner(Path("/adapters"), "abc123").text() == (
+        "  lorax-serve 1.2.3\n"
+        "  model       org/model@abc123 (StubForCausalLM, 0.135B parameters)\n"
+        "  engine      cpu, float32, up to 8 requests at a time\n"
+        "  context     512 tokens a request; the KV cache holds 1,600\n"
+        "  adapters    3 in /adapters; about 16 of rank 16 fit in 1 MiB, ranks up to 64\n"
+        "  limits      256 open requests, 8 MiB a body\n"
+        "  OpenAI API  http://127.0.0.1:8080/v1, http://[::1]:8080/v1\n"
+        "  LoRAX API   http://127.0.0.1:8080/generate, http://[::1]:8080/generate\n"
+    )
+
+
+def test_text_without_an_adapter_directory() -> None:
+    assert "no --adapter-dir; about 16 of rank 16" in banner(None).text()
+
+
+def test_fields() -> None:
+    assert banner(None).fields() == {
+        "version": "1.2.3",
+        "model": "org/model",
+        "revision": None,
+        "device": "cpu",
+        "dtype": "float32",
+        "max_model_len": 512,
+        "num_kv_tokens": 1600,
+        "num_fitting_adapters": 16,
+        "num_adapters": 3,
+        "urls": ["http://127.0.0.1:8080", "http://[::1]:8080"],
+    }

@@ -1,0 +1,230 @@
+"""The command line and the environment, and what wrong values are answered."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorax_serve.ipc.config import Device, DType, EngineConfig
+from lorax_serve.server import cli, options
+from lorax_serve.server.cli import parse
+from lorax_serve.server.config import LogFormat, LogLevel, ServerConfig
+from lorax_serve.server.options import OPTIONS, Option
+
+GOLDEN_HELP = Path(__file__).with_name("help.txt")
+
+# For every option a value other than the default, as a text and as parsed.
+VALUES: dict[str, tuple[str, object]] = {
+    "model_id": ("org/model", "org/model"),
+    "revision": ("v1", "v1"),
+    "cache_dir": ("/cache", Path("/cache")),
+    "device": ("cuda", "cuda"),
+    "dtype": ("bfloat16", "bfloat16"),
+    "max_model_len": ("4096", 4096),
+    "adapter_dir": ("/adapters", Path("/adapters")),
+    "allow_absolute_adapters": ("true", True),
+    "adapter_pool_bytes": ("1.5GiB", 3 * 2**29),
+    "max_adapter_rank": ("64", 64),
+    "max_loading": ("4", 4),
+    "kv_cache_bytes": ("512MB", 512_000_000),
+    "block_size": ("32", 32),
+    "prefix_cache": ("false", False),
+    "max_num_sequences": ("8", 8),
+    "max_batch_tokens": ("2048", 2048),
+    "num_threads": ("2", 2),
+    "host": ("0.0.0.0", "0.0.0.0"),
+    "port": ("9000", 9000),
+    "shutdown_timeout": ("2.5", 2.5),
+    "max_concurrent_requests": ("10", 10),
+    "max_body_bytes": ("64kB", 64_000),
+    "max_stop_sequences": ("2", 2),
+    "log_level": ("warning", LogLevel.WARNING),
+    "log_format": ("json", LogFormat.JSON),
+    "debug": ("true", True),
+}
+FIELDS_SET_BY_THE_START = {"endpoint", "model_path", "max_queued", "log_level", "log_json"}
+
+
+def value(option: Option, argv: list[str], environ: dict[str, str]) -> object:
+    settings = parse(argv, environ)
+    if option.is_engine:
+        config = settings.engine_config(endpoint="ipc:///x", model_path=Path("/model"))
+        parsed = getattr(config, option.name)
+        return parsed.value if isinstance(parsed, Device | DType) else parsed
+    return getattr(settings.server, option.name)
+
+
+def argument(option: Option, flag: str, text: str) -> list[str]:
+    if not option.is_switch:
+        return [flag, text]
+    return [flag if text == "true" else flag.replace("--", "--no-", 1)]
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.flags[0])
+def test_every_option_is_read_from_its_flags_and_variables(option: Option) -> None:
+    text, parsed = VALUES[option.name]
+    assert value(option, [], {}) != parsed
+    for flag in option.flags:
+        assert value(option, argument(option, flag, text), {}) == parsed
+    for name in option.env:
+        assert value(option, [], {name: text}) == parsed
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.flags[0])
+def test_a_flag_goes_before_its_variable_and_an_empty_variable_is_unset(option: Option) -> None:
+    text, parsed = VALUES[option.name]
+    wrong = dict.fromkeys(option.env, "not a value\x00")
+    assert value(option, argument(option, option.flags[0], text), wrong) == parsed
+    empty = dict.fromkeys(option.env, "")
+    assert value(option, [], empty) == value(option, [], {})
+
+
+def test_our_variable_goes_before_that_of_lorax() -> None:
+    assert parse([], {"LORAX_PORT": "1", "PORT": "2"}).server.port == 1
+
+
+def test_every_field_of_both_configurations_has_an_option() -> None:
+    of_engine = {option.name for option in OPTIONS if option.is_engine}
+    of_server = {option.name for option in OPTIONS if not option.is_engine}
+    assert of_engine == set(EngineConfig.__struct_fields__) - FIELDS_SET_BY_THE_START
+    assert of_server == set(ServerConfig.__struct_fields__)
+
+
+def test_the_defaults_are_those_of_the_configurations() -> None:
+    settings = parse([], {"HOME": "/root"})
+    config = settings.engine_config(endpoint="ipc:///x", model_path=Path("/model"))
+    assert config == EngineConfig(
+        endpoint="ipc:///x",
+        model_path="/model",
+        max_queued=settings.server.max_concurrent_requests,
+        log_level="info",
+        log_json=settings.logs_json,
+    )
+    assert settings.server.cache_dir.is_absolute()
+
+
+def test_the_engine_queues_as_many_requests_as_the_server_accepts() -> None:
+    settings = parse(["--max-concurrent-requests=7"], {})
+    assert settings.engine_config(endpoint="", model_path=Path()).max_queued == 7
+
+
+def test_debug_is_the_log_level_of_both_processes() -> None:
+    settings = parse(["--debug"], {})
+    assert settings.log_level is LogLevel.DEBUG
+    assert settings.engine_config(endpoint="", model_path=Path()).log_level == "debug"
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "sentence"),
+    [
+        (["--port", "99999"], {}, "--port '99999': expected a whole number from 0 to 65535"),
+        (["--port=-1"], {}, "--port '-1': expected a whole number from 0 to 65535"),
+        ([], {"LORAX_PORT": "http"}, "LORAX_PORT 'http': expected a whole number"),
+        ([], {"PORT": "80a"}, "PORT '80a': expected a whole number"),
+        (["--device", "tpu"], {}, "--device 'tpu': expected one of auto, cpu, cuda"),
+        (["--kv-cache-memory", "2 parsecs"], {}, "expected a size such as 512MB or 1GiB"),
+        (["--kv-cache-memory", "0"], {}, "expected a whole number from 1 up"),
+        (["--shutdown-timeout", "nan"], {}, "expected a number from 0 to 3600"),
+        ([], {"LORAX_PREFIX_CACHE": "maybe"}, "expected true or false"),
+        (["--max-model-len", "1"], {}, "expected a whole number from 16 up"),
+        (["--prot", "80"], {}, "unrecognized arguments: --prot 80"),
+        (["--max-num", "8"], {}, "unrecognized arguments: --max-num 8"),  # no guessing
+        (["--port"], {}, "argument --port: expected one argument"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_and_exit_2(
+    argv: list[str], environ: dict[str, str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(argv, environ)
+    assert caught.value.code == 2
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_no_home_folder_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def homeless(path: Path) -> Path:
+        raise RuntimeError
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(SystemExit):
+        parse([], {})
+    assert "--cache-dir '~/.cache/lorax-serve': there is no home folder" in capsys.readouterr().err
+
+
+def test_variables_that_look_like_ours_and_are_not_are_told() -> None:
+    environ = {"LORAX_PROT": "1", "LORAX_PORT": "2", "PATH": "/bin"}
+    assert parse([], environ).unread == ("LORAX_PROT",)
+
+
+def test_what_kubernetes_tells_about_a_service_named_lorax_is_not_for_us() -> None:
+    links = {
+        "LORAX_PORT": "tcp://10.0.0.1:80",
+        "LORAX_SERVICE_HOST": "10.0.0.1",
+        "LORAX_SERVICE_PORT": "80",
+        "LORAX_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "LORAX_PORT_80_TCP_PROTO": "tcp",
+    }
+    settings = parse([], links)
+    assert settings.server.port == ServerConfig().port
+    assert settings.unread == ()
+
+
+def test_the_hostname_of_shells_and_containers_is_not_the_address_to_listen_on() -> None:
+    assert parse([], {"HOSTNAME": "4f2a"}).server.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("environ", "colors"),
+    [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, True)],
+)
+def test_colors_off_a_terminal(environ: dict[str, str], colors: bool) -> None:
+    assert parse([], environ).surroundings.wants_colors is colors
+
+
+def test_json_lines_are_for_what_is_no_terminal() -> None:
+    assert parse([], {}).logs_json
+    assert not parse(["--log-format=text"], {}).logs_json
+
+
+def test_help_reads_as_agreed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made by `COLUMNS=100 lorax-serve --help`; look at it when you change it."""
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"], {})
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == GOLDEN_HELP.read_text()
+
+
+def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "version", lambda: "1.2.3")
+    with pytest.raises(SystemExit) as caught:
+        parse(["--version"], {})
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == "1.2.3\n"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from lorax_serve.server.cli import parse\n"
+        "try: parse(['--help'], {})\n"
+        "except SystemExit: pass\n"
+        "heavy = {'aiohttp', 'zmq', 'tokenizers', 'huggingface_hub', 'structlog', 'tqdm'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_no_flag_or_variable_is_used_twice() -> None:
+    flags = [flag for option in options.OPTIONS for flag in option.flags]
+    variables = [name for option in options.OPTIONS for name in option.env]
+    assert len(flags) == len(set(flags))
+    assert len(variables) == len(set(variables))

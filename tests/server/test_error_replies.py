@@ -1,0 +1,104 @@
+import json
+from http import HTTPStatus
+
+import pytest
+from aiohttp import web
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from lorax.errors import (
+    BadRequestError,
+    GenerationError,
+    IncompleteGenerationError,
+    OverloadedError,
+    UnknownError,
+    ValidationError,
+    parse_error,
+)
+
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.error_replies import INTERNAL, failure_of, failure_of_http
+from lorax_serve.server.errors import STATUS, MalformedBody, ServeError
+
+RAISED_BY_CLIENT = {
+    ErrorCode.INVALID_REQUEST: ValidationError,
+    ErrorCode.CONTEXT_LENGTH_EXCEEDED: ValidationError,
+    ErrorCode.UNSUPPORTED_PARAMETER: ValidationError,
+    ErrorCode.INVALID_JSON_SCHEMA: ValidationError,
+    ErrorCode.SCHEMA_TOO_COMPLEX: ValidationError,
+    ErrorCode.MODEL_NOT_FOUND: GenerationError,
+    ErrorCode.ADAPTER_CORRUPT: GenerationError,
+    ErrorCode.ADAPTER_INCOMPATIBLE: GenerationError,
+    ErrorCode.ADAPTER_TOO_LARGE: GenerationError,
+    ErrorCode.GENERATION_ERROR: GenerationError,
+    ErrorCode.QUEUE_FULL: OverloadedError,
+    ErrorCode.NOT_READY: UnknownError,
+    ErrorCode.ENGINE_LOST: IncompleteGenerationError,
+    ErrorCode.SERVER_SHUTDOWN: IncompleteGenerationError,
+}
+
+
+@pytest.mark.parametrize("code", ErrorCode)
+def test_every_code_in_both_shapes(code: ErrorCode) -> None:
+    failure = failure_of(ServeError(code, "A sentence.", param="field"))
+    native = json.loads(failure.native_body())
+    assert native["error"] == "A sentence."
+    assert type(parse_error(failure.native_status, native)) is RAISED_BY_CLIENT[code]
+    detail = json.loads(failure.openai_body())["error"]
+    assert (detail["message"], detail["param"]) == ("A sentence.", "field")
+    assert detail["code"] == code.value
+    assert failure.status is STATUS[code]
+    assert (failure.retry_after is not None) == (failure.status in (429, 503))
+
+
+@pytest.mark.parametrize(
+    ("status", "type_"),
+    [
+        (ErrorCode.INVALID_REQUEST, "invalid_request_error"),
+        (ErrorCode.ADAPTER_CORRUPT, "invalid_request_error"),
+        (ErrorCode.MODEL_NOT_FOUND, "not_found_error"),
+        (ErrorCode.QUEUE_FULL, "overloaded_error"),
+        (ErrorCode.NOT_READY, "server_error"),
+        (ErrorCode.GENERATION_ERROR, "server_error"),
+    ],
+)
+def test_openai_types(status: ErrorCode, type_: str) -> None:
+    body = failure_of(ServeError(status, "x")).openai_body()
+    assert json.loads(body)["error"]["type"] == type_
+
+
+def test_malformed_json_is_a_bad_request_on_both() -> None:
+    failure = failure_of(MalformedBody("Not JSON."))
+    assert failure.status is failure.native_status is HTTPStatus.BAD_REQUEST
+    raised = parse_error(failure.native_status, json.loads(failure.native_body()))
+    assert type(raised) is BadRequestError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        web.HTTPNotFound(text="secret"),
+        web.HTTPMethodNotAllowed("GET", ["POST"], text="secret"),
+        web.HTTPRequestEntityTooLarge(1, 2, text="secret"),
+        web.HTTPUnsupportedMediaType(text="secret"),
+        web.HTTPExpectationFailed(text="secret"),
+    ],
+)
+def test_http_refusals_say_our_sentence(error: web.HTTPException) -> None:
+    failure = failure_of_http(error)
+    assert failure.status == failure.native_status == error.status
+    assert "secret" not in failure.message
+
+
+@settings(derandomize=True)
+@given(message=st.text(max_size=3000), param=st.none() | st.text(max_size=3000))
+@example(message='"\\' * 1000, param='"' * 1000)
+def test_bodies_are_one_short_line(message: str, param: str | None) -> None:
+    failure = failure_of(ServeError(ErrorCode.INVALID_REQUEST, message * 3, param=param))
+    for body in (failure.native_body(), failure.openai_body()):
+        assert len(body) <= 1024
+        assert b"\n" not in body
+        json.loads(body)
+
+
+def test_the_internal_failure_says_nothing_about_itself() -> None:
+    assert INTERNAL.status is INTERNAL.native_status is HTTPStatus.INTERNAL_SERVER_ERROR

@@ -1,0 +1,218 @@
+"""An EngineCore whose link, adapters and model are fakes, driven step by step."""
+
+from dataclasses import dataclass, field
+
+from fake_runner import VOCAB_SIZE, FakeRunner, next_token
+from lorax_serve.engine.block_allocator import BlockAllocator
+from lorax_serve.engine.core import EngineCore
+from lorax_serve.engine.errors import RequestError
+from lorax_serve.engine.intake import Intake
+from lorax_serve.engine.scheduler import Scheduler
+from lorax_serve.engine.sequence_blocks import SequenceBlocks
+from lorax_serve.ipc.messages import (
+    Abort,
+    EngineReady,
+    Generate,
+    RequestEvent,
+    RequestFailed,
+    StepEvents,
+    ToEngine,
+    ToFrontend,
+    TokensGenerated,
+)
+from lorax_serve.ipc.types import (
+    AdapterRef,
+    EngineInfo,
+    ErrorCode,
+    RequestId,
+    SamplingParams,
+    StopConditions,
+)
+
+FRONTEND = b"frontend"
+BLOCK_SIZE = 4
+
+
+class FakeLink:
+    def __init__(self) -> None:
+        self.inbox: list[tuple[bytes, ToEngine]] = []
+        self.events: list[RequestEvent] = []
+        self.reachable = True
+
+    def receive(self, timeout_seconds: float | None) -> list[tuple[bytes, ToEngine]]:
+        messages, self.inbox = self.inbox, []
+        return messages
+
+    def send(self, frontend: bytes, message: ToFrontend) -> bool:
+        if isinstance(message, StepEvents):
+            self.events.extend(message.events)
+        return self.reachable
+
+
+@dataclass(eq=False)
+class FakeSlot:
+    index: int
+    digest: str
+    num_pins: int = 0
+
+
+@dataclass
+class FakeAdapters:
+    """`capacity` slots; an adapter becomes resident `delay` polls after it is asked for."""
+
+    capacity: int = 2
+    delay: int = 2
+    broken: frozenset[str] = frozenset()
+    resident: dict[AdapterRef, FakeSlot] = field(default_factory=dict)
+    loading: dict[AdapterRef, int] = field(default_factory=dict)
+
+    def prefetch(self, ref: AdapterRef) -> None:
+        if ref not in self.resident:
+            self.loading.setdefault(ref, self.delay)
+
+    def poll(self) -> None:
+        for ref, left in tuple(self.loading.items()):
+            self.loading[ref] = max(0, left - 1)
+            if left <= 1 and ref.name not in self.broken and self._has_room():
+                del self.loading[ref]
+                used = {slot.index for slot in self.resident.values()}
+                index = min(set(range(self.capacity)) - used)
+                self.resident[ref] = FakeSlot(index, f"digest of {ref.name}")
+
+    def _has_room(self) -> bool:
+        if len(self.resident) < self.capacity:
+            return True
+        for ref, slot in self.resident.items():
+            if slot.num_pins == 0:
+                del self.resident[ref]
+                return True
+        return False
+
+    def acquire(self, ref: AdapterRef) -> FakeSlot | None:
+        if ref.name in self.broken and self.loading.get(ref) == 0:
+            raise RequestError(ErrorCode.ADAPTER_CORRUPT, f"Adapter {ref.name!r} is broken.")
+        slot = self.resident.get(ref)
+        if slot is None:
+            self.prefetch(ref)
+            return None
+        slot.num_pins += 1
+        return slot
+
+    def release(self, slot: FakeSlot) -> None:
+        assert slot.num_pins > 0
+        slot.num_pins -= 1
+
+    def cancel(self, ref: AdapterRef) -> None:
+        self.loading.pop(ref, None)
+
+    def waits_for_room(self, ref: AdapterRef) -> bool:
+        return self.loading.get(ref) == 0
+
+
+class Harness:
+    def __init__(
+        self,
+        *,
+        num_blocks: int = 64,
+        max_num_sequences: int = 8,
+        max_batch_tokens: int = 16,
+        prefix_cache: bool = True,
+        adapters: FakeAdapters | None = None,
+        eos_token_ids: tuple[int, ...] = (),
+    ) -> None:
+        self.info = EngineInfo(
+            architecture="fake",
+            device="cpu",
+            dtype="float32",
+            num_parameters=0,
+            vocab_size=VOCAB_SIZE,
+            eos_token_ids=eos_token_ids,
+            max_model_len=num_blocks * BLOCK_SIZE,
+            block_size=BLOCK_SIZE,
+            num_blocks=num_blocks,
+            max_num_sequences=max_num_sequences,
+            max_adapter_rank=8,
+            adapter_pool_bytes=1,
+            typical_adapter_bytes=1,
+        )
+        self.link = FakeLink()
+        self.adapters = adapters or FakeAdapters()
+        self.allocator = BlockAllocator(num_blocks)
+        self.scheduler = Scheduler(
+            SequenceBlocks(self.allocator, block_size=BLOCK_SIZE, prefix_cache=prefix_cache),
+            self.adapters,
+            max_num_sequences=max_num_sequences,
+            max_batch_tokens=max_batch_tokens,
+        )
+        self.runner = FakeRunner(num_blocks=num_blocks, block_size=BLOCK_SIZE)
+        self.core = EngineCore(
+            link=self.link,
+            ready=EngineReady("", self.info),
+            intake=Intake(self.info, guides=None, max_queued=1000),
+            scheduler=self.scheduler,
+            exchange=self.adapters,
+            runner=self.runner,
+        )
+
+    def generate(self, request: Generate) -> None:
+        self.link.inbox.append((FRONTEND, request))
+
+    def abort(self, request_id: str) -> None:
+        self.link.inbox.append((FRONTEND, Abort(RequestId(request_id))))
+
+    def step(self) -> bool:
+        self.core._receive(0)
+        return self.core.step()
+
+    def run_until_idle(self, limit: int = 5000) -> None:
+        for _ in range(limit):
+            busy = self.step()
+            if not busy and not self.scheduler.num_waiting and not self.link.inbox:
+                return
+        raise AssertionError(f"still busy after {limit} steps")
+
+    def tokens(self, request_id: str) -> list[int]:
+        return [
+            token
+            for event in self.link.events
+            if isinstance(event, TokensGenerated) and event.request_id == request_id
+            for token in event.token_ids
+        ]
+
+    def terminal_events(self, request_id: str) -> list[RequestEvent]:
+        return [
+            event
+            for event in self.link.events
+            if event.request_id == request_id
+            and (isinstance(event, RequestFailed) or event.finish_reason is not None)
+        ]
+
+
+def adapter_ref(name: str) -> AdapterRef:
+    return AdapterRef(name=name, path=f"/adapters/{name}", revision="1")
+
+
+def request(
+    request_id: str,
+    prompt: list[int],
+    *,
+    max_new_tokens: int = 4,
+    adapter: str | None = None,
+    **stop: object,
+) -> Generate:
+    return Generate(
+        request_id=RequestId(request_id),
+        prompt_token_ids=prompt,
+        sampling=SamplingParams(),
+        stop=StopConditions(max_new_tokens=max_new_tokens, **stop),
+        adapter=None if adapter is None else adapter_ref(adapter),
+    )
+
+
+def expected_tokens(prompt: list[int], num_tokens: int, adapter: str | None = None) -> list[int]:
+    """What the fake model generates when it is alone."""
+    digest = "" if adapter is None else f"digest of {adapter}"
+    context = tuple(prompt)
+    for _ in range(num_tokens):
+        context += (next_token(context, digest),)
+    return list(context[len(prompt) :])

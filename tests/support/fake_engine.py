@@ -1,0 +1,100 @@
+"""An engine at the seam the routes see: it plays a script and remembers what it was told."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+
+from lorax_serve.ipc.messages import Generate, TokensGenerated
+from lorax_serve.ipc.types import (
+    EngineInfo,
+    ErrorCode,
+    FinishReason,
+    PromptStats,
+    RequestId,
+    TokenLogprob,
+)
+from lorax_serve.server.errors import ServeError
+
+ENGINE_INFO = EngineInfo(
+    architecture="LlamaForCausalLM",
+    device="cpu",
+    dtype="float32",
+    num_parameters=1000,
+    vocab_size=384,
+    eos_token_ids=(2,),
+    max_model_len=256,
+    block_size=16,
+    num_blocks=64,
+    max_num_sequences=8,
+    max_adapter_rank=64,
+    adapter_pool_bytes=2**20,
+    typical_adapter_bytes=2**10,
+)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One step's tokens."""
+
+    ids: Sequence[int]
+    finish: FinishReason | None = None
+
+
+Step = Tokens | asyncio.Event | Exception  # tokens, a wait, or how it fails
+
+
+@dataclass
+class FakeEngine:
+    """Every request plays `script`: tokens are sent, an event is waited for, an error is raised.
+
+    After the script a request waits for its end, as if the engine were busy.
+    """
+
+    script: Sequence[Step] = ()
+    info_: EngineInfo = ENGINE_INFO
+    is_ready: bool = True
+    requests: list[Generate] = field(default_factory=list)
+    aborted: list[RequestId] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def info(self) -> EngineInfo:
+        if not self.is_ready:
+            raise ServeError(ErrorCode.NOT_READY, "The engine is not ready.")
+        return self.info_
+
+    async def generate(self, request: Generate) -> AsyncGenerator[TokensGenerated, None]:
+        self.requests.append(request)
+        ended = False
+        num_sent = 0
+        try:
+            for step in self.script:
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                elif isinstance(step, Exception):
+                    ended = True
+                    raise step
+                else:
+                    ended = step.finish is not None
+                    yield event(request, step, first=num_sent == 0)
+                    num_sent += 1
+                    if ended:
+                        return
+            await asyncio.Event().wait()
+        finally:
+            if not ended:
+                self.aborted.append(request.request_id)
+                self.changed.set()
+
+
+def event(request: Generate, step: Tokens, *, first: bool) -> TokensGenerated:
+    """What the engine would send: logprobs when asked for, the prompt's facts once."""
+    num_top = request.sampling.num_logprobs
+    top = tuple((i, -1.0 - i) for i in range(num_top or 0))
+    return TokensGenerated(
+        request_id=request.request_id,
+        token_ids=list(step.ids),
+        finish_reason=step.finish,
+        logprobs=None if num_top is None else [TokenLogprob(-0.5, top) for _ in step.ids],
+        prompt=PromptStats(num_cached_tokens=3, queue_seconds=0.002) if first else None,
+    )
