@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 def main() -> int:
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, as_json=config.log_json)
     # Ctrl-C on a terminal reaches the whole group; the frontend decides when the engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_frontend, name="frontend-watch", daemon=True).start()

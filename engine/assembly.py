@@ -64,6 +64,11 @@ def assemble(
         max_rank=config.max_adapter_rank,
         max_loading=config.max_loading,
         on_loaded=on_loaded,
+        # PEFT saves a copy of these beside a LoRA on the head; an equal copy changes nothing.
+        base_weight={
+            "lm_head": model.lm_head.weight,
+            "model.embed_tokens": model.embedding,
+        }.get,
     )
     info = _info(config, plan, model, kv_cache)
     report("Preparing grammars", 0.0)

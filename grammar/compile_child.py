@@ -19,6 +19,7 @@ from lorax_serve.grammar.index_vocabulary import marked_source
 
 EXIT_REFUSED = 64  # the expression uses what an automaton cannot do
 EXIT_TOO_LARGE = 65  # the index is over max_index_bytes
+EXIT_OUT_OF_MEMORY = 66  # while outside outlines_core, which aborts instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,12 @@ def main(stdin: IO[bytes], stdout: IO[bytes]) -> int:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_AS, request.memory_bytes)
     _limit(resource.RLIMIT_CPU, request.cpu_seconds)
-    vocabulary = Vocabulary.from_binary(stdin.read())
     try:
-        index = compile_source(request.source, vocabulary)
+        index = compile_source(request.source, Vocabulary.from_binary(stdin.read()))
     except ValueError:
         return EXIT_REFUSED
+    except MemoryError:
+        return EXIT_OUT_OF_MEMORY
     if len(index) > request.max_index_bytes:
         return EXIT_TOO_LARGE
     stdout.write(index)

@@ -13,7 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lorax_serve.grammar.cache import ByteBoundedCache
-from lorax_serve.grammar.compile_child import EXIT_REFUSED, EXIT_TOO_LARGE, CompileRequest
+from lorax_serve.grammar.compile_child import (
+    EXIT_OUT_OF_MEMORY,
+    EXIT_REFUSED,
+    EXIT_TOO_LARGE,
+    CompileRequest,
+)
 from lorax_serve.grammar.compiled import OUTLINES_INDEX, CompiledGrammar, compiled_grammar
 from lorax_serve.grammar.errors import GrammarTooComplex, InvalidGrammar
 from lorax_serve.grammar.index_vocabulary import index_vocabulary
@@ -96,15 +101,17 @@ class RegexCompiler:
                 "The regex is refused: it has an anchor or word boundary inside, or needs "
                 "characters that this model's tokens cannot spell."
             )
-        if status == EXIT_TOO_LARGE or len(output) > MAX_INDEX_BYTES:
-            raise GrammarTooComplex(f"The compiled regex is over {MAX_INDEX_BYTES} bytes.")
-        if status != 0:  # out of memory or processor time: the child dies by a signal or an error
+        if status == EXIT_TOO_LARGE:
+            raise _too_large()
+        if status < 0 or status == EXIT_OUT_OF_MEMORY:  # a signal: of its limits, or an abort
             raise GrammarTooComplex("The regex takes too much memory or time to compile.")
+        if status != 0:
+            raise RuntimeError(f"the regex compiler could not run: it exited with {status}")
         return output
 
 
 async def _child_output(request: bytes) -> tuple[int, bytes]:
-    """Exit status and at most MAX_INDEX_BYTES + 1 bytes. However it is left, the child is gone."""
+    """Exit status and output. However this is left, the child is gone."""
     child = await asyncio.create_subprocess_exec(
         *CHILD,
         stdin=asyncio.subprocess.PIPE,
@@ -126,9 +133,10 @@ async def _converse(child: asyncio.subprocess.Process, request: bytes) -> bytes:
         await child.stdin.drain()
     child.stdin.close()
     try:
-        return await child.stdout.readexactly(MAX_INDEX_BYTES + 1)
+        await child.stdout.readexactly(MAX_INDEX_BYTES + 1)
     except asyncio.IncompleteReadError as end_of_output:
         return end_of_output.partial
+    raise _too_large()  # the child checks as well; but it is not asked to be trusted
 
 
 async def _reap(child: asyncio.subprocess.Process) -> None:
@@ -139,3 +147,7 @@ async def _reap(child: asyncio.subprocess.Process) -> None:
     while await child.stdout.read(2**16):  # a pipe left full would keep the transport open
         continue
     await child.wait()
+
+
+def _too_large() -> GrammarTooComplex:
+    return GrammarTooComplex(f"The compiled regex is over {MAX_INDEX_BYTES} bytes.")

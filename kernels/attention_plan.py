@@ -19,8 +19,9 @@ from lorax_serve.kernels.attention_batch import AttentionBatch
 
 # One more group costs as much time as copying this many keys (measured on two x86 cores).
 MAX_PADDING = 256
-# Keys copied at once; a group of sequences never holds more, a single long sequence may.
-MAX_GROUP_KEYS = 4096
+# Keys copied at once, so that the copy is still in the cache of a core when it is read. A group of
+# sequences never holds more, a single long sequence may.
+MAX_GROUP_KEYS = 2048
 
 Rows = slice | torch.Tensor  # a contiguous run of the step's rows, or their numbers [S] int64
 

@@ -30,14 +30,27 @@ def paged_attention(
     q [T, H, D]; returns [T, H, D]. The softmax is in float32. Equal to
     attention_reference.paged_attention_reference.
     """
-    slots = cache.view(-1, *cache.shape[2:])
+    if len(plan.groups) == 1:
+        return _attend(q, cache, plan.scratch, plan.groups[0], scale)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     for group in plan.groups:
-        scratch = plan.scratch[: group.key_slots.shape[0]]
-        kv = torch.index_select(slots, 0, group.key_slots, out=scratch)
-        attend = _attend_prompt if group.is_prompt else _attend_decodes
-        out[group.rows] = attend(q[group.rows], kv, group, scale)
+        out[group.rows] = _attend(q[group.rows], cache, plan.scratch, group, scale)
     return out
+
+
+def _attend(
+    q: torch.Tensor,
+    cache: torch.Tensor,
+    scratch: torch.Tensor,
+    group: AttentionGroup,
+    scale: float,
+) -> torch.Tensor:
+    """q [S * Q, H, D], the group's rows."""
+    slots = cache.view(-1, *cache.shape[2:])
+    scratch = scratch[: group.key_slots.shape[0]]
+    kv = torch.index_select(slots, 0, group.key_slots, out=scratch)
+    attend = _attend_prompt if group.is_prompt else _attend_decodes
+    return attend(q, kv, group, scale)
 
 
 def _attend_decodes(

@@ -149,6 +149,7 @@ def save(model: Any, task: Task, folder: Path) -> None:
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.to(getattr(torch, task.dtype))
+    (folder / "README.md").unlink(missing_ok=True)  # or PEFT merges its own card into ours
     model.save_pretrained(folder, save_embedding_layers=False)
     config_file = folder / "adapter_config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))

@@ -56,6 +56,7 @@ class Decoder:
     sites: tuple[LoraSite, ...]  # entry i has index i
     num_parameters: int
     inverse_frequencies: torch.Tensor  # [D / 2] float32
+    rms_norm_eps: torch.Tensor  # [] float32
     embedding: torch.Tensor  # [vocab, E]; the head's weight too when they are tied
     layers: tuple[DecoderLayer, ...]
     final_norm: torch.Tensor  # [E]
@@ -70,13 +71,13 @@ class Decoder:
         """
         context = self._context(batch, kv_cache, lora)
         residual = torch.nn.functional.embedding(batch.input_ids, self.embedding)
-        x = rms_norm(residual, self.layers[0].input_norm, self.config.rms_norm_eps)
+        x = rms_norm(residual, self.layers[0].input_norm, self.rms_norm_eps)
         next_norms = [layer.input_norm for layer in self.layers[1:]] + [self.final_norm]
         for layer, cache, next_norm in zip(self.layers, kv_cache.layers, next_norms, strict=True):
             attended = self._attention(layer, x, cache, context)
-            x = add_rms_norm(attended, residual, layer.mlp_norm, self.config.rms_norm_eps)
+            x = add_rms_norm(attended, residual, layer.mlp_norm, self.rms_norm_eps)
             x = layer.down(silu_mul(layer.gate_up(x, lora)), lora)
-            x = add_rms_norm(x, residual, next_norm, self.config.rms_norm_eps)
+            x = add_rms_norm(x, residual, next_norm, self.rms_norm_eps)
         return x
 
     def logits(self, hidden: torch.Tensor, lora: LoraDelta | None) -> torch.Tensor:
@@ -109,8 +110,8 @@ class Decoder:
         qkv = qkv.view(-1, num_heads + 2 * num_kv_heads, config.head_dim)
         q, kv = qkv[:, :num_heads], qkv[:, num_heads:]
         if layer.qk_norm is not None:
-            _normalize_(q, layer.qk_norm.q, config.rms_norm_eps)
-            _normalize_(kv[:, :num_kv_heads], layer.qk_norm.k, config.rms_norm_eps)
+            _normalize_(q, layer.qk_norm.q, self.rms_norm_eps)
+            _normalize_(kv[:, :num_kv_heads], layer.qk_norm.k, self.rms_norm_eps)
         apply_rope_(qkv[:, : num_heads + num_kv_heads], context.rotation)
         write_kv(kv.view(-1, 2, num_kv_heads, config.head_dim), cache, context.slot_mapping)
         attended = paged_attention(
@@ -119,5 +120,5 @@ class Decoder:
         return layer.output(attended.flatten(1), context.lora)
 
 
-def _normalize_(heads: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
+def _normalize_(heads: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor) -> None:
     heads.copy_(rms_norm(heads, weight, eps))

@@ -111,6 +111,7 @@ def _build_decoder(config: ModelConfig, parameters: _Parameters) -> Decoder:
         sites=sites.in_order(),
         num_parameters=sum(tensor.numel() for tensor in parameters.destinations.values()),
         inverse_frequencies=inverse_frequencies(config.rope, config.head_dim).to(parameters.device),
+        rms_norm_eps=torch.tensor(config.rms_norm_eps, device=parameters.device),
         embedding=embedding,
         layers=layers,
         final_norm=final_norm,

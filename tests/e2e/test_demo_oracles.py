@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from live_server import ADAPTERS
 from local_engine import LocalEngine, greedy
+from oracles import reference_tokens
 
 NUM_TOKENS = 64
 QUESTIONS = (
@@ -60,28 +61,15 @@ def engine(demo_model: Path) -> Iterator[LocalEngine]:
         yield running
 
 
-def reference_tokens(model: torch.nn.Module, prompt: list[int]) -> list[int]:
-    ids = torch.tensor([prompt])
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=NUM_TOKENS,
-            min_new_tokens=NUM_TOKENS,
-            eos_token_id=None,
-            do_sample=False,
-            pad_token_id=0,
-        )
-    return output[0, len(prompt) :].tolist()
-
-
 def test_base_tokens_equal_transformers(
     engine: LocalEngine, base: torch.nn.Module, prompts: list[list[int]]
 ) -> None:
     requests = [greedy(str(i), p, num_tokens=NUM_TOKENS) for i, p in enumerate(prompts)]
     got = engine.generate(*requests)
     for index, prompt in enumerate(prompts):
-        assert got[str(index)].token_ids == reference_tokens(base, prompt), QUESTIONS[index]
+        assert got[str(index)].token_ids == reference_tokens(base, prompt, NUM_TOKENS), QUESTIONS[
+            index
+        ]
 
 
 def test_adapter_tokens_equal_peft_in_one_mixed_batch(
@@ -99,7 +87,10 @@ def test_adapter_tokens_equal_peft_in_one_mixed_batch(
         model = PeftModel.from_pretrained(fresh, ADAPTERS / name).eval()
         for index in (i for adapter, i in cases if adapter == name):
             tokens = got[f"{name} {index}"].token_ids
-            assert tokens == reference_tokens(model, prompts[index]), (name, QUESTIONS[index])
+            assert tokens == reference_tokens(model, prompts[index], NUM_TOKENS), (
+                name,
+                QUESTIONS[index],
+            )
             assert tokens != got["base"].token_ids
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from local_engine import LocalEngine, collect, greedy
+from oracles import prompts, reference_tokens
 from peft_adapters import build_adapter
 from tiny_models import build_tiny_model
 
@@ -29,27 +30,6 @@ ADAPTERS = {
     "mlp": {"rank": 6, "targets": ["gate_proj", "up_proj", "down_proj"]},
     "fan-in-fan-out": {"rank": 4, "fan_in_fan_out": False},
 }
-
-
-def prompts(number: int, seed: int, low: int = 1, high: int = 40) -> list[list[int]]:
-    rng = random.Random(seed)
-    return [[rng.randrange(3, 300) for _ in range(rng.randint(low, high))] for _ in range(number)]
-
-
-def reference_tokens(model: torch.nn.Module, prompt: list[int], num_tokens: int) -> list[int]:
-    """Greedy tokens of transformers or PEFT, without its generation config's opinions."""
-    ids = torch.tensor([prompt])
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=num_tokens,
-            min_new_tokens=num_tokens,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-    return output[0, len(prompt) :].tolist()
 
 
 @pytest.fixture(scope="module")

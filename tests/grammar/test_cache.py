@@ -35,7 +35,7 @@ def test_a_negative_capacity_is_refused() -> None:
 
 
 @given(puts=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 50)), max_size=60))
-@settings(derandomize=True)
+@settings(derandomize=True, deadline=None)
 def test_the_sum_never_exceeds_the_capacity(puts: list[tuple[int, int]]) -> None:
     cache: ByteBoundedCache[int, int] = ByteBoundedCache(100)
     sizes: dict[int, int] = {}

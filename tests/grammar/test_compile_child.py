@@ -63,7 +63,7 @@ expressions = st.recursive(
 
 
 @given(expression=expressions)
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(derandomize=True, deadline=None, max_examples=150)
 def test_a_pattern_means_what_fullmatch_says(
     factory: GuideFactory, vocabulary: TokenVocabulary, expression: str
 ) -> None:

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from llguidance import LLMatcher, LLTokenizer
@@ -78,9 +78,9 @@ def test_json_object_walks_are_objects(factory: GuideFactory, vocabulary: TokenV
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_masks_equal_those_of_llguidance_itself(name: str, tmp_path_factory: Any) -> None:
+def test_masks_equal_those_of_llguidance_itself(name: str, tmp_path: Path) -> None:
     """Token by token, with llguidance's own reading of the unchanged tokenizer.json."""
-    path = _plain_tokenizer(tmp_path_factory)
+    path = saved(byte_level_tokenizer(), tmp_path)
     vocabulary = load_vocabulary(path, EOS_TOKEN_IDS)
     ours = GuideFactory(path, vocab_size=VOCAB_SIZE, eos_token_ids=EOS_TOKEN_IDS)
     theirs = LLTokenizer(path.read_text(), n_vocab=VOCAB_SIZE, eos_token=list(EOS_TOKEN_IDS))
@@ -91,10 +91,6 @@ def test_masks_equal_those_of_llguidance_itself(name: str, tmp_path_factory: Any
         matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
         assert allowed == ids_of(row)
         assert matcher.consume_token(token_id)
-
-
-def _plain_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved(byte_level_tokenizer(), tmp_path_factory.mktemp("plain"))
 
 
 def test_only_text_and_end_of_sequence_are_ever_allowed(

@@ -154,7 +154,15 @@ async def test_a_child_that_writes_too_much_is_cut_off(
 ) -> None:
     monkeypatch.setattr(regex_index, "MAX_INDEX_BYTES", 2**20)
     monkeypatch.setattr(regex_index, "CHILD", ("/bin/sh", "-c", "exec yes compile_child"))
-    with pytest.raises(GrammarTooComplex):
+    with pytest.raises(GrammarTooComplex, match="1048576 bytes"):
+        await compiler.regex("a")
+
+
+async def test_a_child_that_cannot_run_is_not_the_clients_fault(
+    compiler: RegexCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regex_index, "CHILD", ("/bin/false",))
+    with pytest.raises(RuntimeError, match="exited with 1"):
         await compiler.regex("a")
 
 
@@ -217,5 +225,5 @@ async def test_patterns_are_bounded(compiler: RegexCompiler) -> None:
 
 
 async def test_the_largest_choice_compiles(compiler: RegexCompiler) -> None:
-    options = [f"option number {i:02}" for i in range(1000)]
+    options = [f"option {i}" for i in range(1000)]
     assert (await compiler.choice(options)).payload

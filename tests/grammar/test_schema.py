@@ -3,7 +3,7 @@ import json
 import socket
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from grammar_corpus import (

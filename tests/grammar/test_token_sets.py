@@ -9,10 +9,11 @@ from lorax_serve.grammar.vocabulary import TokenVocabulary
 
 
 @given(ids=st.sets(st.integers(0, 199)))
-@settings(derandomize=True)
+@settings(derandomize=True, deadline=None)
 def test_bit_i_of_word_w_is_token_32_w_plus_i(ids: set[int]) -> None:
     row = bit_row(ids, num_words(200))
-    assert (row.dtype, row.shape) == (np.int32, (7,))
+    assert row.dtype == np.int32
+    assert row.shape == (7,)
     assert ids_of(row) == sorted(ids)
 
 

@@ -20,31 +20,40 @@ from lorax_serve.grammar.vocabulary import TokenVocabulary, load_vocabulary
 SMOLLM2 = Path.home() / ".cache/lorax-serve/models/SmolLM2-135M-Instruct/tokenizer.json"
 
 
+@pytest.fixture(scope="module")
+def byte_level(byte_level_json: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(byte_level_json))
+
+
+@pytest.fixture(scope="module")
+def sentencepiece(sentencepiece_json: Path) -> tuple[Tokenizer, TokenVocabulary]:
+    vocabulary = load_vocabulary(sentencepiece_json, [2])
+    return Tokenizer.from_file(str(sentencepiece_json)), vocabulary
+
+
 def joined(vocabulary: TokenVocabulary, ids: list[int]) -> bytes:
     pieces = [vocabulary.tokens[i] for i in ids]
     return b"".join(piece for piece in pieces if piece is not None)
 
 
 @given(text=st.text(max_size=40))
-@settings(derandomize=True, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=300)
 def test_byte_level_tokens_spell_the_text_they_encode(
-    byte_level_json: Path, vocabulary: TokenVocabulary, text: str
+    byte_level: Tokenizer, vocabulary: TokenVocabulary, text: str
 ) -> None:
-    tokenizer = Tokenizer.from_file(str(byte_level_json))
     if VISIBLE_ADDED_TOKEN in text or any(token in text for token in CONTROL_TOKENS):
         return
-    assert joined(vocabulary, tokenizer.encode(text).ids) == text.encode()
+    assert joined(vocabulary, byte_level.encode(text).ids) == text.encode()
 
 
 @given(data=st.data())
-@settings(derandomize=True, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=300)
 def test_byte_level_tokens_decode_as_the_tokenizer_decodes(
-    byte_level_json: Path, vocabulary: TokenVocabulary, data: st.DataObject
+    byte_level: Tokenizer, vocabulary: TokenVocabulary, data: st.DataObject
 ) -> None:
-    tokenizer = Tokenizer.from_file(str(byte_level_json))
     text_ids = [i for i, text in enumerate(vocabulary.tokens) if text is not None]
     ids = data.draw(st.lists(st.sampled_from(text_ids), max_size=12))
-    assert joined(vocabulary, ids).decode(errors="replace") == tokenizer.decode(ids)
+    assert joined(vocabulary, ids).decode(errors="replace") == byte_level.decode(ids)
 
 
 def test_byte_level_covers_every_byte_and_pieces_of_characters(
@@ -82,14 +91,13 @@ def test_an_end_of_sequence_id_beyond_the_tokenizer_has_a_place(byte_level_json:
 
 
 @given(text=st.text(alphabet=st.characters(codec="utf-8"), max_size=40))
-@settings(derandomize=True, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=300)
 def test_sentencepiece_tokens_spell_the_text_they_encode(
-    sentencepiece_json: Path, text: str
+    sentencepiece: tuple[Tokenizer, TokenVocabulary], text: str
 ) -> None:
     if "▁" in text or any(token in text for token in ("<unk>", "<s>", "</s>")):
         return  # SentencePiece cannot tell a written ▁ from a space
-    tokenizer = Tokenizer.from_file(str(sentencepiece_json))
-    vocabulary = load_vocabulary(sentencepiece_json, [2])
+    tokenizer, vocabulary = sentencepiece
     expected = (" " + text).encode() if text else b""
     assert joined(vocabulary, tokenizer.encode(text).ids) == expected
 

@@ -4,11 +4,11 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from lorax_serve.kernels.norm import add_rms_norm, rms_norm
 
-EPS = 1e-5
+EPS = torch.tensor(1e-5)
 
 
 def _oracle(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    norm = LlamaRMSNorm(weight.shape[0], eps=EPS).to(x.dtype)
+    norm = LlamaRMSNorm(weight.shape[0], eps=EPS.item()).to(x.dtype)
     with torch.no_grad():
         norm.weight.copy_(weight)
         y: torch.Tensor = norm(x)

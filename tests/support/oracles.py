@@ -1,0 +1,27 @@
+"""Greedy tokens of transformers and PEFT, and random prompts to compare on."""
+
+import random
+
+import torch
+
+
+def prompts(number: int, seed: int, low: int = 1, high: int = 40) -> list[list[int]]:
+    """`number` prompts of `low` to `high` random ids that every tiny vocabulary has."""
+    rng = random.Random(seed)
+    return [[rng.randrange(3, 300) for _ in range(rng.randint(low, high))] for _ in range(number)]
+
+
+def reference_tokens(model: torch.nn.Module, prompt: list[int], num_tokens: int) -> list[int]:
+    """`num_tokens` greedy tokens, without the generation config's opinions on when to stop."""
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=num_tokens,
+            min_new_tokens=num_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    return output[0, len(prompt) :].tolist()
