@@ -30,7 +30,8 @@ def integer(minimum: int, maximum: int) -> Schema:
 
 
 def number(minimum: float, maximum: float) -> Schema:
-    return {"type": "number", "minimum": minimum, "maximum": maximum}
+    """In quarters: without a step a model may write digits for ever (and 0.1 is no exact one)."""
+    return {"type": "number", "minimum": minimum, "maximum": maximum, "multipleOf": 0.25}
 
 
 def array(items: Any, max_items: int, min_items: int = 0) -> Schema:
@@ -70,8 +71,13 @@ SCHEMAS: dict[str, Schema] = {
     "rating": integer(1, 5),
     "temperature": number(-50, 60),
     "percentage_step": {"type": "integer", "minimum": 0, "maximum": 100, "multipleOf": 5},
-    "quarter_hours": {"type": "number", "minimum": 0, "maximum": 24, "multipleOf": 0.25},
-    "strictly_between": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 10},
+    "quarter_hours": number(0, 24),
+    "strictly_between": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "exclusiveMaximum": 10,
+        "multipleOf": 0.5,
+    },
     "const_greeting": {"const": "hello"},
     "const_object": {"const": {"status": "ok", "code": 200}},
     "mixed_enum": one_of_these(1, "one", None, True, [1], {"one": 1}),
@@ -86,7 +92,7 @@ SCHEMAS: dict[str, Schema] = {
     },
     "empty_object": closed({}),
     "date": DATE,
-    "time": {"type": "string", "format": "time"},
+    "time": {"type": "string", "format": "time", "maxLength": 14},
     "appointment": closed({"on": DATE, "what": text(20), "minutes": integer(5, 240)}),
     "uuid": closed({"id": {"type": "string", "format": "uuid"}}),
     "server_ipv4": closed(
@@ -176,7 +182,7 @@ SCHEMAS: dict[str, Schema] = {
         "type": "object",
         "properties": {
             "answer": {"type": "string", "maxLength": 30, "description": "Short."},
-            "confidence": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.5},
+            "confidence": {**number(0, 1), "default": 0.5},
         },
         "required": ["answer", "confidence"],
         "additionalProperties": False,
@@ -199,7 +205,7 @@ DOCUMENTS: dict[str, Any] = {
     "boolean": False,
     "nullable_integer": None,
     "rating": 4,
-    "temperature": -12.5,
+    "temperature": -12.25,
     "percentage_step": 35,
     "quarter_hours": 12.25,
     "strictly_between": 9.5,
@@ -209,7 +215,7 @@ DOCUMENTS: dict[str, Any] = {
     "tags": ["new", "red"],
     "rgb": [0, 128, 255],
     "matrix": [[1, -2], [3, 4]],
-    "coordinate_pair": [48.5, 9.75],
+    "coordinate_pair": [48.25, 9.75],
     "empty_object": {},
     "date": "2024-02-28",
     "time": "12:30:00Z",
@@ -224,10 +230,10 @@ DOCUMENTS: dict[str, Any] = {
     "tool_weather": {"name": "get_weather", "arguments": {"city": "Oslo", "unit": "kelvin"}},
     "tool_union": {"name": "stop", "arguments": {}},
     "tool_calls_array": [{"tool": "open", "window": 2}],
-    "invoice": {"number": "INV-0007", "lines": [{"item": "pen", "count": 3}], "total": 4.5},
+    "invoice": {"number": "INV-0007", "lines": [{"item": "pen", "count": 3}], "total": 4.25},
     "order_status": {"order": 17, "status": "shipped", "paid": True},
     "shape_union": {"kind": "box", "width": 3, "height": 4},
-    "string_or_number": 7.5,
+    "string_or_number": 7.25,
     "disjoint_one_of": "left",
     "defs_point": {"from": {"x": 0, "y": -1}, "to": {"x": 9, "y": 9}},
     "definitions_money": {"price": {"amount": 10, "currency": "EUR"}},

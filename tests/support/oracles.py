@@ -25,3 +25,14 @@ def reference_tokens(model: torch.nn.Module, prompt: list[int], num_tokens: int)
             pad_token_id=0,
         )
     return output[0, len(prompt) :].tolist()
+
+
+def is_greedy(model: torch.nn.Module, prompt: list[int], token_ids: list[int]) -> bool:
+    """Whether `token_ids` is the model's greedy continuation of `prompt`.
+
+    By induction: each token is the arg-max after all the ones before it. One forward pass, where
+    generating would take one for each token.
+    """
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([prompt + token_ids])).logits[0]
+    return logits[len(prompt) - 1 : -1].argmax(dim=-1).tolist() == token_ids
