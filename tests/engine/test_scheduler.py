@@ -240,6 +240,7 @@ def test_any_traffic_gives_each_request_its_solo_tokens_and_one_end(  # type: ig
     harness.run_until_idle()
     assert harness.allocator.num_used == 0
     assert all(slot.num_pins == 0 for slot in adapters.resident.values())
+    assert adapters.loading == {}, "an adapter is kept for nobody"
     for name, each in enumerate(requests):
         tokens = harness.tokens(str(name))
         ends = harness.terminal_events(str(name))
