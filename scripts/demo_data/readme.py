@@ -59,10 +59,11 @@ def _score_table(task: Task, base: Answers, adapter: Answers) -> list[str]:
 
 
 def _samples(task: Task, base: Answers, adapter: Answers) -> list[str]:
+    """Fenced by four backticks: answers hold fences of three."""
     lines = []
     for prompt, plain, adapted in zip(task.samples, base.samples, adapter.samples, strict=True):
         for who, text in (("User", prompt), ("Base", plain), (task.name.capitalize(), adapted)):
-            lines += [f"**{who}**", "", "```text", text.strip(), "```", ""]
+            lines += [f"**{who}**", "", "````text", text.strip(), "````", ""]
         lines += ["---", ""]
     return lines
 
