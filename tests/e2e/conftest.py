@@ -1,4 +1,4 @@
-"""The demo model and its adapters, and one server that most tests share."""
+"""The demo model and its adapters, and one server for the tests of a module."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ def demo_model() -> Path:
     return prepare_demo_model(CACHE, lambda line: None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     log = tmp_path_factory.mktemp("server") / "log"
     with LiveServer("--adapter-dir", ADAPTERS, "--cache-dir", CACHE, log=log) as running:
