@@ -31,6 +31,14 @@ HEADERS = {
 }
 
 
+class _ClientLeft(Exception):
+    """The connection is gone. Only a write says so: what `frames` raises means something else."""
+
+
+class _SlowReader(Exception):
+    """A write did not get through within the limit."""
+
+
 async def send_events(
     request: web.Request,
     frames: AsyncGenerator[bytes, None],
@@ -74,14 +82,20 @@ class _Wire:
         await self._write(b"data: " + frame + b"\n\n")
 
     async def keep_alive(self) -> None:
-        """Write a comment whenever nothing else was written for a while, until cancelled."""
+        """Write a comment whenever nothing else was written for a while, until cancelled.
+
+        A reader that takes none of them loses its connection, which cancels its request.
+        """
         loop = asyncio.get_running_loop()
-        while True:
-            idle = loop.time() - self._last_write
-            if idle >= self._limits.keep_alive_interval:
-                await self._write(KEEP_ALIVE)
-            else:
-                await asyncio.sleep(self._limits.keep_alive_interval - idle)
+        try:
+            while True:
+                idle = loop.time() - self._last_write
+                if idle >= self._limits.keep_alive_interval:
+                    await self._write(KEEP_ALIVE)
+                else:
+                    await asyncio.sleep(self._limits.keep_alive_interval - idle)
+        except (_ClientLeft, _SlowReader):
+            self.drop()
 
     def tear(self) -> None:
         """Close the connection behind what was written, without the end that HTTP asks for."""
@@ -95,8 +109,13 @@ class _Wire:
 
     async def _write(self, chunk: bytes) -> None:
         self._last_write = asyncio.get_running_loop().time()
-        async with asyncio.timeout(self._limits.write_timeout):
-            await self.response.write(chunk)
+        try:
+            async with asyncio.timeout(self._limits.write_timeout):
+                await self.response.write(chunk)
+        except TimeoutError as error:
+            raise _SlowReader from error
+        except ConnectionError as error:
+            raise _ClientLeft from error
 
 
 async def _send_all(
@@ -112,10 +131,10 @@ async def _send_all(
         async for frame in frames:
             await wire.event(frame)
         return
-    except ConnectionError:
+    except _ClientLeft:
         log.debug("client_left", request_id=request_id)
         return
-    except TimeoutError:
+    except _SlowReader:
         log.info("slow_reader_dropped", request_id=request_id)
         wire.drop()
         return
@@ -126,7 +145,7 @@ async def _send_all(
         failure = INTERNAL
     try:
         await wire.event(error_frame(failure))
-    except (ConnectionError, TimeoutError):
+    except (_ClientLeft, _SlowReader):
         wire.drop()
     else:
         wire.tear()

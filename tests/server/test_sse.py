@@ -88,8 +88,10 @@ async def test_a_finished_stream_ends_cleanly(wire: Wire, path: str) -> None:
         (EngineLost(), b"The engine stopped", b"\0"),
         (ServeError(ErrorCode.GENERATION_ERROR, "It failed."), b"It failed.", b"\0"),
         (RuntimeError("/srv/secret 0x7f00"), b"The server failed", b"secret"),
+        (ConnectionResetError("secret"), b"The server failed", b"secret"),
+        (TimeoutError("secret"), b"The server failed", b"secret"),
     ],
-    ids=["lost", "failed", "crashed"],
+    ids=["lost", "failed", "crashed", "connection", "timeout"],
 )
 async def test_a_stream_that_cannot_finish_is_torn(
     wire: Wire, path: str, failure: Exception, shown: bytes, hidden: bytes
