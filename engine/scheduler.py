@@ -17,7 +17,7 @@ from lorax_serve.engine.errors import RequestError
 from lorax_serve.engine.sequence import Sequence, SequenceId, SequenceStatus
 from lorax_serve.engine.sequence_blocks import SequenceBlocks
 from lorax_serve.engine.step import ScheduledSequence, Step
-from lorax_serve.ipc.types import AdapterRef
+from lorax_serve.ipc.types import AdapterRef, ErrorCode
 
 
 class AdapterSource(Protocol):
@@ -197,9 +197,19 @@ class Scheduler:
 
     def _pin_adapter(self, sequence: Sequence) -> bool:
         """Pin the sequence's adapter if it is on the device. Raises RequestError."""
-        if sequence.adapter is not None:
-            sequence.slot = self._adapters.acquire(sequence.adapter)
-        return sequence.adapter is None or sequence.slot is not None
+        if sequence.adapter is None:
+            return True
+        slot = self._adapters.acquire(sequence.adapter)
+        if slot is None:
+            return False
+        if sequence.adapter_digest not in (None, slot.digest):
+            self._adapters.release(slot)
+            raise RequestError(
+                ErrorCode.GENERATION_ERROR,
+                f"The files of adapter {sequence.adapter.name!r} changed during the request.",
+            )
+        sequence.slot, sequence.adapter_digest = slot, slot.digest
+        return True
 
     def _place(self, sequence: Sequence, budget: int) -> int:
         """Start running: adopt the cached prefix and get blocks for a first chunk; 0 if short."""
@@ -212,6 +222,7 @@ class Scheduler:
             self._give_back(sequence)
             return 0
         if not self._blocks.grow(sequence, num_cached + num_tokens):
+            assert self._running, "a lone sequence fits: requests are bounded by the cache"
             self._give_back(sequence)
             return 0
         self._waiting.remove(sequence)

@@ -54,6 +54,7 @@ class Sequence:
     block_keys: list[bytes] = field(default_factory=list)  # prefix-cache keys of full blocks
     num_registered: int = 0  # leading blocks already offered to the prefix cache
     slot: AdapterSlot | None = None  # pinned while running
+    adapter_digest: str | None = None  # of the weights it first ran on
     num_cached_tokens: int = 0  # found in the prefix cache at first admission
     first_scheduled_time: float | None = None
 

@@ -103,6 +103,23 @@ def test_a_stream_of_younger_adapters_cannot_starve_the_oldest() -> None:
     assert order.index("cold") <= 2
 
 
+def test_a_preempted_sequence_never_resumes_on_other_weights() -> None:
+    harness = Harness(num_blocks=8, max_batch_tokens=64)
+    harness.generate(request("old", [1] * 8, max_new_tokens=20))
+    harness.generate(request("young", [2] * 8, max_new_tokens=20, adapter="a"))
+    while harness.scheduler.num_running < 2:
+        harness.step()
+    while harness.scheduler.num_running == 2:
+        harness.step()
+    (slot,) = harness.adapters.resident.values()
+    slot.digest = "the folder was written to"
+    harness.run_until_idle()
+    assert harness.tokens("old") == expected_tokens([1] * 8, 20)
+    (end,) = harness.terminal_events("young")
+    assert isinstance(end, RequestFailed)
+    assert slot.num_pins == 0
+
+
 def test_a_broken_adapter_fails_all_its_requests_and_nobody_else() -> None:
     harness = Harness(adapters=FakeAdapters(broken=frozenset({"bad"})))
     for name in ("one", "two"):
