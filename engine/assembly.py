@@ -9,14 +9,14 @@ import torch
 from lorax_serve.engine.adapters.device_pool import AdapterPool
 from lorax_serve.engine.adapters.exchange import AdapterExchange
 from lorax_serve.engine.block_allocator import BlockAllocator
+from lorax_serve.engine.core import StepRunner
+from lorax_serve.engine.device_defaults import StepLimits, step_limits
 from lorax_serve.engine.errors import ModelRefused
-from lorax_serve.engine.intake import Intake
-from lorax_serve.engine.kv_cache import KVCache, bytes_per_block
-from lorax_serve.engine.memory_plan import MemoryPlan, plan_memory
+from lorax_serve.engine.execution import Execution, build_execution
+from lorax_serve.engine.intake import GuideSource, Intake
 from lorax_serve.engine.models.config import ModelConfig, load_eos_token_ids, load_model_config
 from lorax_serve.engine.models.decoder import Decoder
 from lorax_serve.engine.models.loader import load_model
-from lorax_serve.engine.runner import Runner
 from lorax_serve.engine.scheduler import Scheduler
 from lorax_serve.engine.sequence_blocks import SequenceBlocks
 from lorax_serve.grammar.errors import UnsupportedTokenizer
@@ -33,7 +33,7 @@ class EngineParts:
     intake: Intake
     scheduler: Scheduler
     exchange: AdapterExchange
-    runner: Runner
+    runner: StepRunner
 
 
 def assemble(
@@ -48,16 +48,34 @@ def assemble(
         torch.set_num_threads(config.num_threads)
     folder = Path(config.model_path)
     model_config = load_model_config(folder)
-    device = _device(config.device)
-    dtype = _dtype(config.dtype, device, model_config)
-    plan = _plan(config, model_config, dtype)
+    device = engine_device(config.device)
     model = load_model(
-        folder, device=device, dtype=dtype, report=lambda f: report("Loading weights", f)
+        folder,
+        device=device,
+        dtype=_dtype(config.dtype, device, model_config),
+        report=lambda f: report("Loading weights", f),
     )
-    kv_cache = KVCache(model_config, plan.num_blocks, config.block_size, dtype=dtype, device=device)
-    pool = AdapterPool(
-        model.sites, capacity_bytes=config.adapter_pool_bytes, dtype=dtype, device=device
-    )
+    eos_token_ids = load_eos_token_ids(folder)
+    report("Preparing grammars", 0.0)
+    guides = _guides(folder / "tokenizer.json", model_config.vocab_size, eos_token_ids)
+    report("Preparing grammars", 1.0)
+    return assemble_model(config, model, eos_token_ids, guides, report=report, on_loaded=on_loaded)
+
+
+def assemble_model(
+    config: EngineConfig,
+    model: Decoder,
+    eos_token_ids: tuple[int, ...],
+    guides: GuideSource,
+    *,
+    report: Callable[[str, float], None],
+    on_loaded: Callable[[], None],
+) -> EngineParts:
+    """The engine of a model that is loaded."""
+    device = model.embedding.device
+    limits = step_limits(config, device)
+    execution = build_execution(config, model, limits, device, report)
+    pool = AdapterPool(model.sites, execution.slabs)
     exchange = AdapterExchange(
         pool,
         model.sites,
@@ -70,20 +88,17 @@ def assemble(
             "model.embed_tokens": model.embedding,
         }.get,
     )
-    info = _info(config, plan, model, kv_cache)
-    report("Preparing grammars", 0.0)
-    guides = _guides(folder / "tokenizer.json", info)
-    report("Preparing grammars", 1.0)
+    info = _info(config, model, limits, execution, eos_token_ids)
     return EngineParts(
         info=info,
         intake=Intake(info, guides, max_queued=config.max_queued),
-        scheduler=_scheduler(config, plan, exchange),
+        scheduler=_scheduler(config, limits, execution, exchange),
         exchange=exchange,
-        runner=Runner(model, kv_cache, pool),
+        runner=execution.runner,
     )
 
 
-def _device(device: Device) -> torch.device:
+def engine_device(device: Device) -> torch.device:
     if device is Device.AUTO:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device is Device.CUDA and not torch.cuda.is_available():
@@ -102,46 +117,37 @@ def _dtype(dtype: DType, device: torch.device, model_config: ModelConfig) -> tor
     return torch.float32 if device.type == "cpu" else model_config.dtype
 
 
-def _plan(config: EngineConfig, model_config: ModelConfig, dtype: torch.dtype) -> MemoryPlan:
-    if config.max_batch_tokens < config.max_num_sequences:
-        raise ModelRefused(
-            f"--max-batch-tokens {config.max_batch_tokens} must be at least --max-num-sequences "
-            f"{config.max_num_sequences}: every running request needs one token a step."
-        )
-    return plan_memory(
-        kv_cache_bytes=config.kv_cache_bytes,
-        bytes_per_block=bytes_per_block(model_config, config.block_size, dtype),
-        block_size=config.block_size,
-        max_position_embeddings=model_config.max_position_embeddings,
-        requested_len=config.max_model_len,
-    )
-
-
-def _scheduler(config: EngineConfig, plan: MemoryPlan, exchange: AdapterExchange) -> Scheduler:
+def _scheduler(
+    config: EngineConfig, limits: StepLimits, execution: Execution, exchange: AdapterExchange
+) -> Scheduler:
     blocks = SequenceBlocks(
-        BlockAllocator(plan.num_blocks),
-        block_size=config.block_size,
+        BlockAllocator(execution.plan.num_blocks),
+        block_size=execution.kv_cache.block_size,
         prefix_cache=config.prefix_cache,
     )
     return Scheduler(
         blocks,
         exchange,
-        max_num_sequences=config.max_num_sequences,
-        max_batch_tokens=config.max_batch_tokens,
+        max_num_sequences=limits.max_num_sequences,
+        max_batch_tokens=limits.max_batch_tokens,
     )
 
 
-def _guides(tokenizer_json: Path, info: EngineInfo) -> GuideFactory:
+def _guides(tokenizer_json: Path, vocab_size: int, eos_token_ids: tuple[int, ...]) -> GuideFactory:
     try:
-        return GuideFactory(
-            tokenizer_json, vocab_size=info.vocab_size, eos_token_ids=info.eos_token_ids
-        )
+        return GuideFactory(tokenizer_json, vocab_size=vocab_size, eos_token_ids=eos_token_ids)
     except UnsupportedTokenizer as error:
         raise ModelRefused(error.message) from error
 
 
-def _info(config: EngineConfig, plan: MemoryPlan, model: Decoder, kv_cache: KVCache) -> EngineInfo:
-    element_size = kv_cache.dtype.itemsize
+def _info(
+    config: EngineConfig,
+    model: Decoder,
+    limits: StepLimits,
+    execution: Execution,
+    eos_token_ids: tuple[int, ...],
+) -> EngineInfo:
+    kv_cache = execution.kv_cache
     rank_columns = sum(
         site.in_features + target.out_features for site in model.sites for target in site.targets
     )
@@ -151,12 +157,12 @@ def _info(config: EngineConfig, plan: MemoryPlan, model: Decoder, kv_cache: KVCa
         dtype=str(kv_cache.dtype).removeprefix("torch."),
         num_parameters=model.num_parameters,
         vocab_size=model.config.vocab_size,
-        eos_token_ids=load_eos_token_ids(Path(config.model_path)),
-        max_model_len=plan.max_model_len,
-        block_size=config.block_size,
-        num_blocks=plan.num_blocks,
-        max_num_sequences=config.max_num_sequences,
+        eos_token_ids=eos_token_ids,
+        max_model_len=execution.plan.max_model_len,
+        block_size=kv_cache.block_size,
+        num_blocks=execution.plan.num_blocks,
+        max_num_sequences=limits.max_num_sequences,
         max_adapter_rank=config.max_adapter_rank,
-        adapter_pool_bytes=config.adapter_pool_bytes,
-        typical_adapter_bytes=TYPICAL_RANK * rank_columns * element_size,
+        adapter_pool_bytes=execution.slabs.capacity_bytes,
+        typical_adapter_bytes=TYPICAL_RANK * rank_columns * kv_cache.dtype.itemsize,
     )

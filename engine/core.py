@@ -1,5 +1,13 @@
-"""EngineCore: the loop. Drain messages, plan a step, run it, apply it, send what it said."""
+"""EngineCore: the loop. Drain messages, plan a step, launch it, apply the one before, send.
 
+While the device runs a forward pass, this process reads what the step before it sampled, tells the
+clients, and plans the next step. A step is therefore planned before the outcome of the last one is
+known: it takes for granted that sequences go on, and what it computes for one that has ended is
+dropped. A runner that computes at once (`overlaps` is false) has every step applied before the next
+is planned.
+"""
+
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -18,9 +26,30 @@ from lorax_serve.ipc.types import ErrorCode
 
 log = structlog.get_logger(__name__)
 
+# How long to sleep while nothing but a copy of an adapter to the device is under way.
+_COPY_POLL_SECONDS = 0.0005
+
+
+class LaunchedStep(Protocol):
+    """A step whose forward pass has been handed to the device."""
+
+    @property
+    def step(self) -> Step: ...
+
+    def sample(self) -> None:
+        """Hand over the sampling too. All tokens before this step's must be in its sequences."""
+
+    def output(self) -> StepOutput:
+        """Wait for what was sampled."""
+
 
 class StepRunner(Protocol):
-    def run(self, step: Step) -> StepOutput: ...
+    @property
+    def overlaps(self) -> bool:
+        """Whether `launch` returns before the forward pass is done."""
+
+    def launch(self, step: Step) -> LaunchedStep:
+        """Pending tokens of the step are those sampled by the step launched before it."""
 
 
 class EngineCore:
@@ -42,29 +71,34 @@ class EngineCore:
         self._scheduler = scheduler
         self._exchange = exchange
         self._runner = runner
+        self._in_flight: LaunchedStep | None = None  # sampling under way, not applied yet
         self._outbox = Outbox(link.send)
 
     def run_forever(self) -> None:
         """Serve until the process is ended."""
-        idle = False
+        timeout: float | None = 0.0
         while True:
-            # With nothing to run, sleep until a message or a finished adapter load wakes us.
-            self._receive(timeout_seconds=None if idle else 0.0)
-            idle = not self.step()
-            if idle:
+            self._receive(timeout)
+            timeout = 0.0
+            if not self.step():
                 self._scheduler.check_integrity()
+                # Sleep until a message or a finished adapter load wakes us.
+                timeout = _COPY_POLL_SECONDS if self._exchange.num_arriving else None
 
     def step(self) -> bool:
-        """Plan, run and apply one step; False when there was nothing to do."""
+        """Plan and launch one step, and apply the one before; False when there was neither."""
         self._exchange.poll()
         schedule = self._scheduler.schedule()
         for rejection in schedule.rejections:
             self._outbox.failed(rejection.sequence.id, rejection.error)
+        was_busy = bool(schedule.step.scheduled) or self._in_flight is not None
         if schedule.step.scheduled:
             self._run(schedule.step)
+        else:
+            self._settle()
         for frontend in self._outbox.flush():
             log.error("frontend_lost", num_aborted=self._scheduler.remove_all_of(frontend))
-        return bool(schedule.step.scheduled)
+        return was_busy
 
     def _receive(self, timeout_seconds: float | None) -> None:
         for frontend, message in self._link.receive(timeout_seconds):
@@ -92,23 +126,52 @@ class EngineCore:
         self._scheduler.add(sequence)
 
     def _run(self, step: Step) -> None:
-        """Run the step; when it raises, run its sequences one by one to find whom to blame."""
+        """Launch the step, then apply the one before it while the device works."""
         try:
-            output = self._runner.run(step)
+            launched = self._runner.launch(step)
         except Exception:
             log.exception("step_failed", num_sequences=len(step.scheduled))
-            if len(step.scheduled) == 1:
-                self._fail(step.scheduled[0].sequence, "The engine failed on this request.")
-                return
-            for item in step.scheduled:
-                self._run(Step((item,)))
+            self._settle()
+            self._run_one_by_one(step)
             return
-        self._apply(step, output)
+        self._scheduler.launched(step)
+        self._settle()
+        try:
+            launched.sample()
+        except Exception:
+            log.exception("sampling_failed", num_sequences=len(step.scheduled))
+            self._scheduler.withdraw(step)
+            self._run_one_by_one(step)
+            return
+        self._in_flight = launched
+        if not self._runner.overlaps:
+            self._settle()
+
+    def _run_one_by_one(self, step: Step) -> None:
+        """Run a failed step's sequences alone, to find whom to blame. Nothing is in flight."""
+        items = [item for item in step.scheduled if not item.sequence.is_finished]
+        if len(step.scheduled) == 1:
+            for item in items:
+                self._fail(item.sequence, "The engine failed on this request.")
+            return
+        for item in items:
+            # What was pending is known by now.
+            token_ids = item.sequence.tokens(item.start, item.start + item.num_tokens)
+            self._run(Step((replace(item, token_ids=token_ids),)))
+            self._settle()
+
+    def _settle(self) -> None:
+        """Apply the step in flight, if there is one."""
+        launched, self._in_flight = self._in_flight, None
+        if launched is not None:
+            self._apply(launched.step, launched.output())
 
     def _apply(self, step: Step, output: StepOutput) -> None:
         """Append the step's tokens to its sequences and end those that are done."""
-        self._scheduler.computed(step)
+        self._scheduler.finished(step)
         for index, item in enumerate(step.sampling):
+            if item.sequence.is_finished:
+                continue  # it ended while this step was in flight
             if output.finite[index]:
                 self._append(item.sequence, index, output)
             else:

@@ -2,13 +2,19 @@
 
 import itertools
 import time
+from typing import Protocol
 
 from lorax_serve.engine.errors import RequestError
 from lorax_serve.engine.sequence import Sequence, SequenceId
 from lorax_serve.grammar.errors import GrammarError
-from lorax_serve.grammar.guide import Guide, GuideFactory
+from lorax_serve.grammar.guide import Guide
 from lorax_serve.ipc.messages import Generate
 from lorax_serve.ipc.types import EngineInfo, ErrorCode, GrammarSpec
+
+
+class GuideSource(Protocol):
+    def create(self, kind: str, payload: bytes, digest: str) -> Guide:
+        """Raises GrammarError."""
 
 
 class Intake:
@@ -17,7 +23,7 @@ class Intake:
     The frontend has checked all of this; the engine must survive a frontend that did not.
     """
 
-    def __init__(self, info: EngineInfo, guides: GuideFactory, *, max_queued: int) -> None:
+    def __init__(self, info: EngineInfo, guides: GuideSource, *, max_queued: int) -> None:
         self._info = info
         self._guides = guides
         self._max_queued = max_queued

@@ -1,59 +1,65 @@
-"""Runs a step on the device: tensors in, forward, mask, sample. Decides nothing."""
+"""Runs a step at once, tensor by tensor: the CPU's way, and the slow twin of the GPU's."""
 
 import torch
 
-from lorax_serve.engine.adapters.device_pool import AdapterPool
+from lorax_serve.engine.adapters.slab_memory import TorchSlabs
 from lorax_serve.engine.forward_batch import build_forward_batch, row_segments, sampled_segments
 from lorax_serve.engine.kv_cache import KVCache
 from lorax_serve.engine.models.decoder import Decoder
-from lorax_serve.engine.sampling.sampler import MaskRows, SamplingRow, sample
-from lorax_serve.engine.step import ScheduledSequence, Step, StepOutput
-from lorax_serve.grammar.mask import allocate_bitmask
+from lorax_serve.engine.sampling.sampler import sample
+from lorax_serve.engine.sampling_rows import mask_rows, sampling_rows
+from lorax_serve.engine.step import Step, StepOutput
+from lorax_serve.kernels.attention_backend import AttentionBackend
 
 
 class Runner:
-    """The model, its KV cache and the adapter pool, behind one function of a step."""
+    """The model, its KV cache and the adapters' memory, behind one function of a step."""
 
-    def __init__(self, model: Decoder, kv_cache: KVCache, pool: AdapterPool) -> None:
+    overlaps = False
+
+    def __init__(
+        self, model: Decoder, kv_cache: KVCache, slabs: TorchSlabs, attention: AttentionBackend
+    ) -> None:
         self._model = model
         self._kv_cache = kv_cache
-        self._pool = pool
+        self._slabs = slabs
+        self._attention = attention
+
+    def launch(self, step: Step) -> "ComputedStep":
+        return ComputedStep(step, self._logits(step))
 
     @torch.inference_mode()
-    def run(self, step: Step) -> StepOutput:
-        """One forward pass over the step; its keys and values are written to the cache."""
+    def _logits(self, step: Step) -> torch.Tensor:
+        """One forward pass; keys and values are written to the cache. Returns [N, vocab]."""
         batch = build_forward_batch(
             step, block_size=self._kv_cache.block_size, device=self._kv_cache.device
         )
-        hidden = self._model.forward(batch, self._kv_cache, self._pool.delta(row_segments(step)))
-        items = step.sampling
-        if not items:
-            return StepOutput(token_ids=(), logprobs=(), finite=())
-        logits = self._model.logits(
-            hidden.index_select(0, batch.sampled_rows), self._pool.delta(sampled_segments(step))
+        hidden = self._model.forward(
+            batch,
+            self._kv_cache,
+            self._attention.bind(batch.attention, self._kv_cache.layers[0]),
+            self._slabs.delta(row_segments(step)),
         )
-        sampled = sample(logits, [_sampling_row(item) for item in items], self._mask_rows(items))
-        return StepOutput(sampled.token_ids, sampled.logprobs, sampled.finite)
-
-    def _mask_rows(self, items: tuple[ScheduledSequence, ...]) -> MaskRows | None:
-        """The grammar masks of constrained rows; None when there are none."""
-        guides = [
-            (row, item.sequence.guide) for row, item in enumerate(items) if item.sequence.guide
-        ]
-        if not guides:
-            return None
-        bitmask = allocate_bitmask(len(guides), self._model.config.vocab_size)
-        for mask_row, (_, guide) in enumerate(guides):
-            guide.fill_mask(bitmask[mask_row].numpy())
-        device = self._kv_cache.device
-        rows = torch.tensor([row for row, _ in guides], dtype=torch.int64, device=device)
-        return MaskRows(rows=rows, bitmask=bitmask.to(device))
+        return self._model.logits(
+            hidden.index_select(0, batch.sampled_rows), self._slabs.delta(sampled_segments(step))
+        )
 
 
-def _sampling_row(item: ScheduledSequence) -> SamplingRow:
-    sequence = item.sequence
-    return SamplingRow(
-        params=sequence.sampling,
-        prompt_token_ids=sequence.prompt_token_ids,
-        output_token_ids=sequence.output_token_ids,
-    )
+class ComputedStep:
+    """A step whose logits are here."""
+
+    def __init__(self, step: Step, logits: torch.Tensor) -> None:
+        self.step = step
+        self._logits = logits
+        self._output = StepOutput((), (), ())
+
+    @torch.inference_mode()
+    def sample(self) -> None:
+        items = self.step.sampling
+        if items:
+            mask = mask_rows(items, self._logits.shape[-1])
+            sampled = sample(self._logits, sampling_rows(items), mask)
+            self._output = StepOutput(sampled.token_ids, sampled.logprobs, sampled.finite)
+
+    def output(self) -> StepOutput:
+        return self._output

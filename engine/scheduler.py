@@ -6,6 +6,10 @@ sequences come first, those with a single token to compute (decodes) before long
 chunks), then waiting ones are admitted in order of arrival. A waiting sequence whose adapter is not
 on the device steps aside and others pass it. When KV blocks run out, the youngest running sequence
 is preempted: it gives everything back and is computed again later, mostly from the prefix cache.
+
+A step may be planned while the one before it still runs. A sequence that samples there has a
+pending token, which counts like any other but for its id. Its blocks may be given back as soon as
+it is found to have ended: what the step in flight still writes, it writes before any later step.
 """
 
 import time
@@ -107,20 +111,32 @@ class Scheduler:
         num_running = len(self._running)
         chunks = self._schedule_running()
         rejections: list[Rejection] = []
-        if len(chunks) == num_running:  # nobody preempted, nobody out of budget
+        num_ending = sum(sequence.ends_with_pending for sequence in self._running)
+        if len(chunks) + num_ending == num_running:  # nobody preempted, nobody out of budget
             budget = self._max_batch_tokens - sum(chunks.values())
             rejections = self._admit(chunks, budget)
         items = [self._item(sequence, num_tokens) for sequence, num_tokens in chunks.items()]
         items.sort(key=lambda item: (item.num_tokens > 1, item.adapter_slot))
         return Schedule(Step(tuple(items)), tuple(rejections))
 
-    def computed(self, step: Step) -> None:
-        """The step's keys and values are in the cache."""
+    def launched(self, step: Step) -> None:
+        """The step will run before any that is planned from now on."""
         for item in step.scheduled:
-            sequence = item.sequence
-            if sequence.status is SequenceStatus.RUNNING:
-                sequence.num_computed = item.start + item.num_tokens
-                self._blocks.register_computed(sequence)
+            item.sequence.num_computed = item.start + item.num_tokens
+            item.sequence.num_pending += item.samples
+
+    def withdraw(self, step: Step) -> None:
+        """The newest launched step came to nothing: its tokens are to be computed again."""
+        for item in step.scheduled:
+            item.sequence.num_computed = item.start
+            item.sequence.num_pending -= item.samples
+
+    def finished(self, step: Step) -> None:
+        """The step has run: its keys and values are in the cache, its tokens about to be known."""
+        for item in step.scheduled:
+            item.sequence.num_pending -= item.samples
+            if item.sequence.status is SequenceStatus.RUNNING:
+                self._blocks.register_computed(item.sequence)
 
     def check_integrity(self) -> None:
         """Assert that the ledgers add up; with no sequence, that every block is free."""
@@ -136,8 +152,8 @@ class Scheduler:
         budget = self._max_batch_tokens
         decodes_first = sorted(self._running, key=lambda s: s.num_tokens - s.num_computed > 1)
         for sequence in decodes_first:
-            if sequence.status is not SequenceStatus.RUNNING:
-                continue  # preempted for an earlier one
+            if sequence.status is not SequenceStatus.RUNNING or sequence.ends_with_pending:
+                continue  # preempted for an earlier one, or done but for its last token
             num_tokens = min(sequence.num_tokens - sequence.num_computed, budget)
             if num_tokens == 0:
                 break
@@ -173,6 +189,8 @@ class Scheduler:
         for sequence in tuple(self._waiting):
             if budget == 0 or len(self._running) >= self._max_num_sequences:
                 break
+            if sequence.num_pending:
+                continue  # preempted with a token in flight: known by the next step
             ref = sequence.adapter
             # Admitting younger adapters would pin the room the oldest one waits for.
             if starved is not None and ref is not None and ref != starved:

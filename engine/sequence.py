@@ -4,7 +4,6 @@ Knows no tensors, no sockets and no text.
 """
 
 import enum
-import itertools
 from dataclasses import dataclass, field
 
 from lorax_serve.engine.adapters.device_pool import AdapterSlot
@@ -17,6 +16,8 @@ from lorax_serve.ipc.types import (
     StopConditions,
 )
 from lorax_serve.kernels.lora import BASE_SLOT
+
+PENDING_TOKEN = -1  # stands for a token that is sampled on the device but not known here yet
 
 
 class SequenceStatus(enum.Enum):
@@ -35,7 +36,8 @@ class SequenceId:
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """Positions 0..num_computed-1 have keys and values in the cache; later ones do not yet."""
+    """Positions 0..num_computed-1 have keys and values in the cache once the steps launched so far
+    have run; later ones do not."""
 
     id: SequenceId
     arrival: int  # order of arrival; decides who runs first and who is preempted last
@@ -48,6 +50,7 @@ class Sequence:
     guide: Guide | None = None
     cache_salt: str = ""
     output_token_ids: list[int] = field(default_factory=list)
+    num_pending: int = 0  # tokens being sampled by steps in flight, after those of the output
     status: SequenceStatus = SequenceStatus.WAITING
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
@@ -59,26 +62,43 @@ class Sequence:
     first_scheduled_time: float | None = None
 
     @property
+    def is_finished(self) -> bool:
+        return self.status is SequenceStatus.FINISHED
+
+    @property
     def num_prompt_tokens(self) -> int:
         return len(self.prompt_token_ids)
 
     @property
-    def num_tokens(self) -> int:
+    def num_known(self) -> int:
+        """Tokens whose ids are here."""
         return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens known or pending."""
+        return self.num_known + self.num_pending
+
+    @property
+    def ends_with_pending(self) -> bool:
+        """Whether the tokens in flight are the last ones allowed, whatever they are."""
+        return len(self.output_token_ids) + self.num_pending >= self.stop.max_new_tokens
 
     @property
     def adapter_slot(self) -> int:
         return BASE_SLOT if self.slot is None else self.slot.index
 
     def tokens(self, start: int, stop: int) -> tuple[int, ...]:
-        """The ids at positions start..stop-1, prompt and output alike."""
+        """The ids at positions start..stop-1, prompt and output alike; PENDING_TOKEN for those that
+        are not known yet."""
         split = self.num_prompt_tokens
         if stop <= split:
             return tuple(self.prompt_token_ids[start:stop])
+        output = self.output_token_ids[max(0, start - split) : stop - split]
+        pending = (PENDING_TOKEN,) * (stop - max(start, self.num_known))
         if start >= split:
-            return tuple(self.output_token_ids[start - split : stop - split])
-        both = itertools.chain(self.prompt_token_ids[start:], self.output_token_ids[: stop - split])
-        return tuple(both)
+            return (*output, *pending)
+        return (*self.prompt_token_ids[start:], *output, *pending)
 
     def finish_reason(self) -> FinishReason | None:
         """Whether the newest output token ends the sequence. EOS outranks length."""

@@ -42,7 +42,7 @@ class SequenceBlocks:
         """Offer every newly filled block, prompt or generated, to the prefix cache."""
         if not self._prefix_cache:
             return
-        num_full = sequence.num_computed // self.block_size
+        num_full = min(sequence.num_computed, sequence.num_known) // self.block_size
         for index in range(sequence.num_registered, num_full):
             self.allocator.register(sequence.block_table[index], self._key(sequence, index))
         sequence.num_registered = max(sequence.num_registered, num_full)

@@ -15,7 +15,9 @@ class ScheduledSequence:
 
     sequence: Sequence
     start: int
-    token_ids: tuple[int, ...]  # the ids at positions start, start + 1, …
+    # The ids at positions start, start + 1, …; the last may be PENDING_TOKEN: what the step before
+    # this one samples for the sequence.
+    token_ids: tuple[int, ...]
     block_table: tuple[int, ...]  # KV blocks of the sequence, covering start + num_tokens
     adapter_slot: int  # kernels.lora.BASE_SLOT for the base model
     samples: bool  # the last of these tokens is the newest known one: pick its successor

@@ -19,19 +19,30 @@ class DType(enum.Enum):
     BFLOAT16 = "bfloat16"
 
 
+class AttentionBackendName(enum.Enum):
+    AUTO = "auto"  # on cuda flash where it is installed and fits the model, else triton
+    FLASH = "flash"
+    TRITON = "triton"
+    TORCH = "torch"
+
+
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str  # ipc:// address the engine binds
     model_path: str  # local Hugging Face folder
     device: Device = Device.AUTO
     dtype: DType = DType.AUTO
+    attention_backend: AttentionBackendName = AttentionBackendName.AUTO
+    cuda_graphs: bool = True
+    gpu_memory_share: Annotated[float, Meta(gt=0, le=1)] = 0.92  # of the device, for everything
     max_model_len: Annotated[int, Meta(ge=16)] | None = None  # None: the model's own
-    block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
-    kv_cache_bytes: Annotated[int, Meta(ge=1)] = 384 * 2**20
+    # None in these: engine/device_defaults.py.
+    block_size: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    kv_cache_bytes: Annotated[int, Meta(ge=1)] | None = None
+    adapter_pool_bytes: Annotated[int, Meta(ge=1)] | None = None
+    max_num_sequences: Annotated[int, Meta(ge=1, le=4096)] | None = None
+    max_batch_tokens: Annotated[int, Meta(ge=1)] | None = None  # of one step, prompts and decodes
     prefix_cache: bool = True
-    max_num_sequences: Annotated[int, Meta(ge=1, le=4096)] = 64
-    max_batch_tokens: Annotated[int, Meta(ge=1)] = 512  # tokens of one step, prompts and decodes
     max_queued: Annotated[int, Meta(ge=1)] = 1024
-    adapter_pool_bytes: Annotated[int, Meta(ge=1)] = 256 * 2**20
     max_adapter_rank: Annotated[int, Meta(ge=1, le=1024)] = 256
     max_loading: Annotated[int, Meta(ge=1, le=64)] = 2  # adapters read at the same time
     num_threads: Annotated[int, Meta(ge=1)] | None = None  # None: torch decides

@@ -44,11 +44,18 @@ class Segments:
     slots: tuple[int, ...]
 
 
+class Shrunk(Protocol):
+    """`x A^T` of one site's rows, waiting for the site's output."""
+
+    def expand_into(self, y: torch.Tensor) -> None:
+        """For each segment s: `y[s] += (x[s] @ A[s]^T) @ B[s]^T`, in place. y [T, O]."""
+
+
 class LoraDelta(Protocol):
-    """The LoRA part of one step, bound to its segments and to the adapters' device weights."""
+    """The LoRA part of one step, bound to its segments and to the adapters' device weights.
 
-    def add_to(self, y: torch.Tensor, x: torch.Tensor, site: LoraSite) -> None:
-        """For each segment s: `y[s] += (x[s] @ A[s]^T) @ B[s]^T`, in place.
+    In two halves, because the first needs only x: it may run beside the base product.
+    """
 
-        y [T, O], x [T, I]. The scale (alpha / r) is folded into B. Untargeted linears cost nothing.
-        """
+    def shrink(self, x: torch.Tensor, site: LoraSite) -> Shrunk:
+        """x [T, I]. The scale (alpha / r) is folded into B. Untargeted linears cost nothing."""

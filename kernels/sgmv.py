@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lorax_serve.kernels.lora import Segments
+from lorax_serve.kernels.lora import LoraSite, Segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +37,38 @@ class SiteWeights:
     targets: tuple[TargetWeights, ...]
 
 
-def lora_segments_reference(
-    y: torch.Tensor,
-    x: torch.Tensor,
-    segments: Segments,
-    weights: Sequence[SiteWeights | None],
-) -> None:
-    """Add every segment's LoRA product to `y` in place, in plain torch.
+@dataclass(frozen=True, slots=True)
+class SegmentsDelta:
+    """A LoraDelta in plain torch: one product per segment, and one per target."""
 
-    y [T, O], x [T, I], of the weights' dtype. `weights` has one entry per segment; None adds
-    nothing. One product per segment and one per target, in the dtype of the weights.
-    """
+    segments: Segments
+    sites: tuple[Sequence[SiteWeights | None], ...]  # [segment][site index]
+
+    def shrink(self, x: torch.Tensor, site: LoraSite) -> "ShrunkSegments":
+        return shrink_segments(x, self.segments, [sites[site.index] for sites in self.sites])
+
+
+@dataclass(frozen=True, slots=True)
+class ShrunkSegments:
+    """What every segment that has an adapter at the site adds, in the dtype of the weights."""
+
+    products: tuple[tuple[slice, torch.Tensor, SiteWeights], ...]  # rows, x A_cat^T [rows, R]
+
+    def expand_into(self, y: torch.Tensor) -> None:
+        """y [T, O] of the weights' dtype."""
+        for rows, shrunk, site in self.products:
+            segment = y[rows]
+            for target in site.targets:
+                segment[:, target.columns].addmm_(shrunk[:, target.ranks], target.b_t)
+
+
+def shrink_segments(
+    x: torch.Tensor, segments: Segments, weights: Sequence[SiteWeights | None]
+) -> ShrunkSegments:
+    """x [T, I] of the weights' dtype; `weights` has one entry per segment, None adds nothing."""
+    products = []
     for index, site in enumerate(weights):
         if site is not None:
             rows = slice(segments.indptr[index], segments.indptr[index + 1])
-            _add_segment(y[rows], x[rows], site)
-
-
-def _add_segment(y: torch.Tensor, x: torch.Tensor, site: SiteWeights) -> None:
-    shrunk = torch.mm(x, site.a_t)  # [rows, R]
-    for target in site.targets:
-        y[:, target.columns].addmm_(shrunk[:, target.ranks], target.b_t)
+            products.append((rows, torch.mm(x[rows], site.a_t), site))
+    return ShrunkSegments(tuple(products))

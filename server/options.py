@@ -150,6 +150,7 @@ GROUPS: Final = (
                 metavar="SIZE",
                 is_size=True,
                 help="memory beside the model for adapters in use",
+                unset="256 MiB on a CPU, 0.15 of a GPU",
             ),
             Option(
                 flags=("--max-adapter-rank",),
@@ -174,12 +175,14 @@ GROUPS: Final = (
                 metavar="SIZE",
                 is_size=True,
                 help="memory for the keys and values of running and cached tokens",
+                unset="384 MiB on a CPU, what is left of a GPU",
             ),
             Option(
                 flags=("--block-size",),
                 name="block_size",
                 metavar="TOKENS",
                 help="tokens of one KV cache block",
+                unset="16 on a CPU; on a GPU 256 with flash-attn, else 64",
             ),
             Option(
                 flags=("--prefix-cache",),
@@ -191,12 +194,32 @@ GROUPS: Final = (
                 name="max_num_sequences",
                 metavar="NUMBER",
                 help="requests that run at the same time; the others wait",
+                unset="64 on a CPU, 256 on a GPU",
             ),
             Option(
                 flags=("--max-batch-tokens",),
                 name="max_batch_tokens",
                 metavar="TOKENS",
                 help="tokens of one step, prompts and outputs together",
+                unset="512 on a CPU, 8192 on a GPU",
+            ),
+            Option(
+                flags=("--gpu-memory-share",),
+                name="gpu_memory_share",
+                metavar="SHARE",
+                help="how much of a GPU's memory to use for everything, from 0 to 1",
+            ),
+            Option(
+                flags=("--attention-backend",),
+                name="attention_backend",
+                metavar="NAME",
+                help="auto, flash, triton or torch; auto takes flash-attn on a GPU where it is "
+                "installed and fits the model",
+            ),
+            Option(
+                flags=("--cuda-graphs",),
+                name="cuda_graphs",
+                help="replay decode steps as CUDA graphs",
             ),
             Option(
                 flags=("--num-threads",),

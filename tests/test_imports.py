@@ -17,12 +17,16 @@ EXECUTING_CALLS = {"recv_pyobj", "send_pyobj", "eval", "exec"}
 EXECUTING_ATTRIBUTES = {("torch", "load"), ("torch", "save"), ("numpy", "load"), ("np", "load")}
 
 
+# Imports a package that only builds on a machine with a GPU; tests/kernels/test_flash_attention.py.
+NEEDS_FLASH_ATTN = ROOT / "kernels" / "flash_attention.py"
+
+
 def modules(*folders: str) -> list[str]:
     return sorted(
         ".".join(("lorax_serve", *path.relative_to(ROOT).with_suffix("").parts))
         for folder in folders
         for path in (ROOT / folder).rglob("*.py")
-        if path.name not in ("__init__.py", "__main__.py")
+        if path.name not in ("__init__.py", "__main__.py") and path != NEEDS_FLASH_ATTN
     )
 
 
@@ -79,6 +83,15 @@ def test_each_other_module_imports_alone(folder: str) -> None:
         forbidden="aiohttp jinja2 outlines diskcache" if folder == "engine" else "outlines",
     )
     assert failures == ""
+
+
+def test_an_engine_without_a_gpu_never_imports_triton() -> None:
+    code = (
+        "import sys\n"
+        "import lorax_serve.engine.__main__, lorax_serve.engine.execution\n"
+        "sys.exit('triton' in {name.partition('.')[0] for name in sys.modules})\n"
+    )
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
 
 
 def test_importing_says_and_configures_nothing() -> None:

@@ -1,19 +1,16 @@
-"""The adapters on the device: one big buffer, one contiguous slab for each adapter.
+"""Which adapters are on the device: placement, pins and eviction. Bytes are the memory's affair.
 
-Used by the engine's loop alone, but for `pack`, so nothing here locks. Copies go through the
-current stream, after the steps launched before them: no slab is overwritten under a running kernel.
+Used by the engine's loop alone, but for `pack`, so nothing here locks.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from lorax_serve.engine.adapters.slab import PackedAdapter, pack, slab_sites
+from lorax_serve.engine.adapters.slab import PackedAdapter, pack
+from lorax_serve.engine.adapters.slab_memory import SlabMemory
 from lorax_serve.engine.adapters.slab_space import Extent, SlabSpace
 from lorax_serve.engine.adapters.weights import LoraWeights
-from lorax_serve.kernels.lora import BASE_SLOT, LoraDelta, LoraSite, Segments
-from lorax_serve.kernels.sgmv import SiteWeights, lora_segments_reference
+from lorax_serve.kernels.lora import LoraSite
 
 ALIGNMENT = 256  # bytes; every slab starts at a multiple, as wide vector loads want it
 
@@ -25,7 +22,6 @@ class AdapterSlot:
     index: int  # what segments name; reused once the slot is evicted
     digest: str
     extent: Extent  # bytes of the pool's buffer
-    sites: tuple[SiteWeights | None, ...]  # views into the buffer, by site index
     num_pins: int = 0
     last_used: int = 0  # the pool's clock at the last pin or unpin
 
@@ -34,40 +30,16 @@ class AdapterSlot:
         return self.extent.size
 
 
-@dataclass(frozen=True, slots=True)
-class _SegmentsDelta:
-    """A LoraDelta in plain torch."""
-
-    segments: Segments
-    sites: tuple[tuple[SiteWeights | None, ...], ...]  # [segment][site index]
-
-    def add_to(self, y: torch.Tensor, x: torch.Tensor, site: LoraSite) -> None:
-        weights = [sites[site.index] for sites in self.sites]
-        lora_segments_reference(y, x, self.segments, weights)
-
-
 class AdapterPool:
     """Places packed adapters, evicts the least recently used ones that nobody pins."""
 
-    def __init__(
-        self,
-        sites: Sequence[LoraSite],
-        *,
-        capacity_bytes: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        assert all(site.index == index for index, site in enumerate(sites))
-        self.dtype = dtype
-        self.device = device
+    def __init__(self, sites: Sequence[LoraSite], memory: SlabMemory) -> None:
+        self._memory = memory
         self._sites = tuple(sites)
-        self._space = SlabSpace(capacity_bytes // ALIGNMENT * ALIGNMENT)
-        self._buffer = torch.empty(
-            self._space.capacity // dtype.itemsize, dtype=dtype, device=device
-        )
+        self._space = SlabSpace(memory.capacity_bytes // ALIGNMENT * ALIGNMENT)
         self._slots: dict[int, AdapterSlot] = {}
         self._by_digest: dict[str, AdapterSlot] = {}
-        self._untouched: tuple[SiteWeights | None, ...] = (None,) * len(self._sites)
+        self._arriving: list[AdapterSlot] = []  # pinned until their bytes are there
         self._clock = 0
 
     @property
@@ -90,19 +62,43 @@ class AdapterPool:
         return pack(
             weights,
             self._sites,
-            dtype=self.dtype,
+            dtype=self._memory.dtype,
             max_bytes=self.capacity_bytes,
-            transposed_a=self.device.type == "cpu",
-            pin_memory=self.device.type == "cuda",
+            transposed_a=self._memory.transposed_a,
+            pin_memory=self._memory.pin_memory,
         )
 
     def find(self, digest: str) -> AdapterSlot | None:
         return self._by_digest.get(digest)
 
+    def is_ready(self, slot: AdapterSlot) -> bool:
+        """Whether a step may use the slot, now that `poll` has been called."""
+        return slot not in self._arriving
+
+    @property
+    def num_arriving(self) -> int:
+        return len(self._arriving)
+
+    def poll(self) -> None:
+        """Learn which copies are done. Never blocks."""
+        for slot in tuple(self._arriving):
+            if self._memory.is_written(slot.index):
+                self._arriving.remove(slot)
+                self.unpin(slot)
+
     def place(self, packed: PackedAdapter) -> AdapterSlot | None:
-        """Copy an adapter in, evicting unpinned ones if need be; None when pins leave no room."""
+        """Copy an adapter in, evicting unpinned ones if need be; None when pins leave no room.
+
+        The slot is pinned until its bytes have arrived.
+        """
         assert packed.digest not in self._by_digest, "the adapter is already here"
-        unpinned = (slot for slot in self._slots.values() if slot.num_pins == 0)
+        unpinned = [slot for slot in self._slots.values() if slot.num_pins == 0]
+        if len(self._slots) == self._memory.max_slots:
+            if not unpinned:
+                return None
+            oldest = min(unpinned, key=lambda slot: slot.last_used)
+            unpinned.remove(oldest)
+            self._evict(oldest)
         evictable = [slot.extent for slot in sorted(unpinned, key=lambda slot: slot.last_used)]
         size = -(-packed.num_bytes // ALIGNMENT) * ALIGNMENT
         placement = self._space.plan(size, evictable)
@@ -124,18 +120,6 @@ class AdapterPool:
         slot.num_pins -= 1
         self._touch(slot)
 
-    def delta(self, segments: Segments) -> LoraDelta | None:
-        """The LoRA part of a step whose rows lie in these segments; None when all are base rows."""
-        if all(index == BASE_SLOT for index in segments.slots):
-            return None
-        return _SegmentsDelta(
-            segments,
-            tuple(
-                self._untouched if index == BASE_SLOT else self._slots[index].sites
-                for index in segments.slots
-            ),
-        )
-
     def check_integrity(self) -> None:
         """Assert that slots and extents are the same things, none overlapping another."""
         self._space.check_integrity()
@@ -145,16 +129,16 @@ class AdapterPool:
         assert all(slot.num_pins >= 0 for slot in self._slots.values())
 
     def _occupy(self, extent: Extent, packed: PackedAdapter) -> AdapterSlot:
-        first = extent.start // self.dtype.itemsize
-        slab = self._buffer[first : first + packed.layout.num_elements]
-        slab.copy_(packed.slab, non_blocking=True)
         index = next(i for i in range(len(self._slots) + 1) if i not in self._slots)
-        sites = slab_sites(slab, self._sites, packed.layout)
-        slot = AdapterSlot(index, packed.digest, extent, sites)
+        self._memory.write(index, extent.start, packed)
+        slot = AdapterSlot(index, packed.digest, extent)
         self._space.take(extent)
         self._slots[index] = slot
         self._by_digest[slot.digest] = slot
         self._touch(slot)
+        if not self._memory.is_written(index):
+            self.pin(slot)
+            self._arriving.append(slot)
         return slot
 
     def _evict(self, slot: AdapterSlot) -> None:

@@ -1,13 +1,14 @@
 """Adapters on their way from disk to device.
 
-    wanted → queued → loading (a thread reads, validates, packs) → packed on the host → resident
-                                                              ↘ failed
+    wanted → queued → loading (a thread reads, validates, packs) → packed on the host → arriving
+                                                              ↘ failed               → resident
 
 A packed adapter goes to the device when `acquire` asks for it, in whatever order the scheduler
-asks: who gets scarce room is the scheduler's decision, and what has just been placed is pinned at
-once, so two adapters cannot evict each other in turn. Queued, packed and failed adapters are
-remembered until `cancel` says that nobody waits for them any more; so every waiter hears of a
-failure, and the next request after that tries again.
+asks: who gets scarce room is the scheduler's decision. What has just been placed stays until it has
+arrived, and then whoever has waited longest is asked first, so two adapters cannot evict each other
+in turn forever. Queued, packed and failed adapters are remembered until `cancel` says that nobody
+waits for them any more; so every waiter hears of a failure, and the next request after that tries
+again.
 
 Everything but the reading happens on the caller's one thread.
 """
@@ -85,6 +86,11 @@ class AdapterExchange:
         return len(self._queued) + len(self._loading)
 
     @property
+    def num_arriving(self) -> int:
+        """Adapters being copied to the device."""
+        return self._pool.num_arriving
+
+    @property
     def num_waiting_for_room(self) -> int:
         return len(self._packed)
 
@@ -97,7 +103,8 @@ class AdapterExchange:
             self._start_loads()
 
     def poll(self) -> None:
-        """Take over what the threads have finished. Never blocks."""
+        """Take over what threads and copies have finished. Never blocks."""
+        self._pool.poll()
         while True:
             try:
                 ref, outcome = self._finished.get_nowait()
@@ -118,6 +125,8 @@ class AdapterExchange:
         """
         slot = self._resident(ref) or self._place(ref)
         if slot is not None:
+            if not self._pool.is_ready(slot):
+                return None
             self._pool.pin(slot)
             return slot
         if ref in self._failed:
@@ -125,6 +134,13 @@ class AdapterExchange:
             raise self._failed[ref].with_traceback(None)
         self.prefetch(ref)
         return None
+
+    def adopt(self, ref: AdapterRef, packed: PackedAdapter) -> bool:
+        """Place an adapter that is packed already; False when pins leave no room for it."""
+        self._packed[ref] = packed
+        placed = self._place(ref) is not None
+        self._packed.pop(ref, None)
+        return placed
 
     def release(self, slot: AdapterSlot) -> None:
         self._pool.unpin(slot)

@@ -52,7 +52,11 @@ def load_model_config(folder: Path) -> ModelConfig:
     """Reads `folder`/config.json. Raises ModelRefused, naming the field we cannot honour."""
     if not folder.is_dir():
         raise refusal(f"{folder} is not a folder")
-    fields = read_json(folder / "config.json")
+    return parse_model_config(read_json(folder / "config.json"))
+
+
+def parse_model_config(fields: JsonFields) -> ModelConfig:
+    """From what a config.json holds. Raises ModelRefused."""
     family = find_family(fields.text("model_type"), fields.texts("architectures"))
     refuse_harmful_fields(fields)
     return _model_config(fields, family)

@@ -12,12 +12,10 @@ from lorax_serve.engine.forward_batch import ForwardBatch
 from lorax_serve.engine.kv_cache import KVCache
 from lorax_serve.engine.models.config import ModelConfig
 from lorax_serve.engine.models.linear import Linear
-from lorax_serve.kernels.activation import silu_mul
-from lorax_serve.kernels.attention_plan import AttentionPlan, plan_attention
+from lorax_serve.kernels.attention_backend import StepAttention
+from lorax_serve.kernels.decoder_kernels import DecoderKernels
 from lorax_serve.kernels.lora import LoraDelta, LoraSite
-from lorax_serve.kernels.norm import add_rms_norm, rms_norm
-from lorax_serve.kernels.paged_attention import paged_attention, write_kv
-from lorax_serve.kernels.rope import Rotation, apply_rope_, rotation
+from lorax_serve.kernels.rope import Rotation, rotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +43,8 @@ class _StepContext:
     """What every layer of one forward pass shares."""
 
     rotation: Rotation
-    plans: dict[int | None, AttentionPlan]  # by window
     slot_mapping: torch.Tensor  # [T]
+    attention: StepAttention
     lora: LoraDelta | None
 
 
@@ -56,49 +54,42 @@ class Decoder:
     sites: tuple[LoraSite, ...]  # entry i has index i
     num_parameters: int
     inverse_frequencies: torch.Tensor  # [D / 2] float32
-    rms_norm_eps: torch.Tensor  # [] float32
+    kernels: DecoderKernels
     embedding: torch.Tensor  # [vocab, E]; the head's weight too when they are tied
     layers: tuple[DecoderLayer, ...]
     final_norm: torch.Tensor  # [E]
     lm_head: Linear  # E -> vocab
 
     def forward(
-        self, batch: ForwardBatch, kv_cache: KVCache, lora: LoraDelta | None
+        self,
+        batch: ForwardBatch,
+        kv_cache: KVCache,
+        attention: StepAttention,
+        lora: LoraDelta | None,
     ) -> torch.Tensor:
         """Runs the step's rows through all layers and writes their keys and values.
 
-        Returns the hidden states after the final norm, [T, E]. `lora` is bound to the T rows.
+        Returns the hidden states after the final norm, [T, E]. `attention` and `lora` are bound to
+        the T rows.
         """
-        context = self._context(batch, kv_cache, lora)
+        kernels = self.kernels
+        turn = rotation(
+            batch.positions, self.inverse_frequencies, self.config.rope.attention_factor
+        )
+        context = _StepContext(turn, batch.attention.slot_mapping, attention, lora)
         residual = torch.nn.functional.embedding(batch.input_ids, self.embedding)
-        x = rms_norm(residual, self.layers[0].input_norm, self.rms_norm_eps)
+        x = kernels.rms_norm(residual, self.layers[0].input_norm)
         next_norms = [layer.input_norm for layer in self.layers[1:]] + [self.final_norm]
         for layer, cache, next_norm in zip(self.layers, kv_cache.layers, next_norms, strict=True):
             attended = self._attention(layer, x, cache, context)
-            x = add_rms_norm(attended, residual, layer.mlp_norm, self.rms_norm_eps)
-            x = layer.down(silu_mul(layer.gate_up(x, lora)), lora)
-            x = add_rms_norm(x, residual, next_norm, self.rms_norm_eps)
+            x = kernels.add_rms_norm(attended, residual, layer.mlp_norm)
+            x = layer.down(kernels.silu_mul(layer.gate_up(x, lora)), lora)
+            x = kernels.add_rms_norm(x, residual, next_norm)
         return x
 
     def logits(self, hidden: torch.Tensor, lora: LoraDelta | None) -> torch.Tensor:
-        """hidden [N, E] -> [N, vocab] float32. `lora` is bound to the N rows."""
-        return self.lm_head(hidden, lora).float()
-
-    def _context(
-        self, batch: ForwardBatch, kv_cache: KVCache, lora: LoraDelta | None
-    ) -> _StepContext:
-        windows = {layer.window for layer in self.layers}
-        return _StepContext(
-            rotation=rotation(
-                batch.positions, self.inverse_frequencies, self.config.rope.attention_factor
-            ),
-            plans={
-                window: plan_attention(batch.attention, kv_cache.layers[0], sliding_window=window)
-                for window in windows
-            },
-            slot_mapping=batch.attention.slot_mapping,
-            lora=lora,
-        )
+        """hidden [N, E] -> [N, vocab] of the model's dtype. `lora` is bound to the N rows."""
+        return self.lm_head(hidden, lora)
 
     def _attention(
         self, layer: DecoderLayer, x: torch.Tensor, cache: torch.Tensor, context: _StepContext
@@ -108,17 +99,12 @@ class Decoder:
         num_heads, num_kv_heads = config.num_heads, config.num_kv_heads
         qkv = layer.qkv(x, context.lora)
         qkv = qkv.view(-1, num_heads + 2 * num_kv_heads, config.head_dim)
-        q, kv = qkv[:, :num_heads], qkv[:, num_heads:]
+        q, k = qkv[:, :num_heads], qkv[:, num_heads : num_heads + num_kv_heads]
         if layer.qk_norm is not None:
-            _normalize_(q, layer.qk_norm.q, self.rms_norm_eps)
-            _normalize_(kv[:, :num_kv_heads], layer.qk_norm.k, self.rms_norm_eps)
-        apply_rope_(qkv[:, : num_heads + num_kv_heads], context.rotation)
-        write_kv(kv.view(-1, 2, num_kv_heads, config.head_dim), cache, context.slot_mapping)
-        attended = paged_attention(
-            q, cache, context.plans[layer.window], scale=config.head_dim**-0.5
+            self.kernels.rms_norm_heads_(q, layer.qk_norm.q)
+            self.kernels.rms_norm_heads_(k, layer.qk_norm.k)
+        self.kernels.rope_and_write_kv(qkv, context.rotation, cache, context.slot_mapping)
+        attended = context.attention(
+            q, cache, scale=config.head_dim**-0.5, sliding_window=layer.window
         )
         return layer.output(attended.flatten(1), context.lora)
-
-
-def _normalize_(heads: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor) -> None:
-    heads.copy_(rms_norm(heads, weight, eps))

@@ -30,9 +30,11 @@ class Linear:
 
     def __call__(self, x: torch.Tensor, lora: LoraDelta | None) -> torch.Tensor:
         """x [T, I] -> [T, O]."""
+        if lora is None:
+            return torch.nn.functional.linear(x, self.weight, self.bias)
+        shrunk = lora.shrink(x, self.site)
         y = torch.nn.functional.linear(x, self.weight, self.bias)
-        if lora is not None:
-            lora.add_to(y, x, self.site)
+        shrunk.expand_into(y)
         return y
 
 

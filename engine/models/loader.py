@@ -12,7 +12,9 @@ from lorax_serve.engine.models.linear import Linear, WeightLayout, empty_weight
 from lorax_serve.engine.models.rope_scaling import inverse_frequencies
 from lorax_serve.engine.models.sites import LayerSites, model_sites, out_features
 from lorax_serve.engine.models.weights import fill
+from lorax_serve.kernels.decoder_kernels import DecoderKernels
 from lorax_serve.kernels.lora import LoraSite
+from lorax_serve.kernels.torch_decoder_kernels import TorchDecoderKernels
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
@@ -31,16 +33,33 @@ def load_model(
     are missing, unexpected, of the wrong shape or of an unknown kind.
     """
     config = load_model_config(folder)
-    layout = WeightLayout.TRANSPOSED if device.type == "cpu" else WeightLayout.ROW_MAJOR
-    parameters = _Parameters(layout, dtype, device)
-    decoder = _build_decoder(config, parameters)
+    decoder, destinations = allocate_model(config, device=device, dtype=dtype)
     fill(
-        parameters.destinations,
+        destinations,
         folder,
         tolerated=lambda name: _is_tolerated(name, config),
         report=report,
     )
     return decoder
+
+
+def allocate_model(
+    config: ModelConfig, *, device: torch.device, dtype: torch.dtype
+) -> tuple[Decoder, dict[str, torch.Tensor]]:
+    """A model whose weights are not filled in yet, and where each published tensor belongs."""
+    layout = WeightLayout.TRANSPOSED if device.type == "cpu" else WeightLayout.ROW_MAJOR
+    parameters = _Parameters(layout, dtype, device)
+    decoder = _build_decoder(config, parameters, _decoder_kernels(config.rms_norm_eps, device))
+    return decoder, parameters.destinations
+
+
+def _decoder_kernels(eps: float, device: torch.device) -> DecoderKernels:
+    if device.type == "cuda":
+        # A process without a GPU never imports Triton.
+        from lorax_serve.kernels.triton.decoder_kernels import TritonDecoderKernels
+
+        return TritonDecoderKernels(eps)
+    return TorchDecoderKernels(torch.tensor(eps))
 
 
 def _is_tolerated(name: str, config: ModelConfig) -> bool:
@@ -89,7 +108,9 @@ class _Parameters:
         return tensor
 
 
-def _build_decoder(config: ModelConfig, parameters: _Parameters) -> Decoder:
+def _build_decoder(
+    config: ModelConfig, parameters: _Parameters, kernels: DecoderKernels
+) -> Decoder:
     sites = model_sites(config)
     vocab_size, hidden_size = config.vocab_size, config.hidden_size
     if config.tie_word_embeddings:
@@ -111,7 +132,7 @@ def _build_decoder(config: ModelConfig, parameters: _Parameters) -> Decoder:
         sites=sites.in_order(),
         num_parameters=sum(tensor.numel() for tensor in parameters.destinations.values()),
         inverse_frequencies=inverse_frequencies(config.rope, config.head_dim).to(parameters.device),
-        rms_norm_eps=torch.tensor(config.rms_norm_eps, device=parameters.device),
+        kernels=kernels,
         embedding=embedding,
         layers=layers,
         final_norm=final_norm,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lorax_serve.engine.sampling.rows import SamplingRow
+from lorax_serve.engine.sampling.transfer import to_device
 
 
 class _Entries(NamedTuple):
@@ -110,6 +111,9 @@ def _concatenate(
     token_ids = np.concatenate([change.token_ids for change in changes])
     amounts = np.concatenate([change.amounts for change in changes])
     return (
-        (torch.from_numpy(rows).to(device), torch.from_numpy(token_ids).to(device)),
-        torch.from_numpy(amounts.astype(np.float32)).to(device),
+        (
+            to_device(torch.from_numpy(rows), torch.int64, device),
+            to_device(torch.from_numpy(token_ids), torch.int64, device),
+        ),
+        to_device(torch.from_numpy(amounts), torch.float32, device),
     )

@@ -40,5 +40,5 @@ class SamplingRow:
 class MaskRows:
     """Grammar masks of some rows; bit i of word w allows token 32 w + i."""
 
-    rows: torch.Tensor  # [G] int64, each row at most once
+    rows: torch.Tensor  # [G] int64 on the host, each row at most once
     bitmask: torch.Tensor  # [G, ceil(V / 32)] int32

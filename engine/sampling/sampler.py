@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from lorax_serve.engine.sampling.filters import filter_scores_, scale_
-from lorax_serve.engine.sampling.logprobs import raw_logprobs
+from lorax_serve.engine.sampling.logprobs import LogprobTensors, launch_logprobs
 from lorax_serve.engine.sampling.penalties import adjust_logits_, check_bias
 from lorax_serve.engine.sampling.rows import MaskRows, SamplingRow
 from lorax_serve.engine.sampling.selection import draw, highest
+from lorax_serve.engine.sampling.transfer import to_device
 from lorax_serve.engine.sampling.uniform import uniform
 from lorax_serve.grammar.mask import apply_mask
 from lorax_serve.ipc.types import TokenLogprob
 
-__all__ = ["MaskRows", "Sampled", "SamplingRow", "sample"]
+__all__ = ["MaskRows", "Sampled", "SampledTensors", "SamplingRow", "launch", "read", "sample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +32,38 @@ class Sampled:
     finite: tuple[bool, ...]  # False: the logits hold NaN or +inf, or nothing was allowed
 
 
-def sample(logits: Tensor, rows: Sequence[SamplingRow], mask: MaskRows | None) -> Sampled:
-    """The next token of every row, as `SamplingParams` describes it.
+@dataclass(frozen=True, slots=True)
+class SampledTensors:
+    """The same, still on its way."""
 
-    logits: [N, V] float32, left unchanged; `rows` has N entries; `mask` names rows of `logits`.
-    Raises ValueError if the number of rows differs, if the logits are not float32, or if a
-    `logit_bias` names a token that is not in the vocabulary.
+    token_ids: Tensor  # [N] int64, 0 where not finite
+    finite: Tensor  # [N] bool
+    logprobs: LogprobTensors | None  # of the rows that ask
+
+    def to_host(self) -> "SampledTensors":
+        """Start copying to pinned memory on the current stream. To be read when that is done."""
+        return SampledTensors(
+            self.token_ids.to("cpu", non_blocking=True),
+            self.finite.to("cpu", non_blocking=True),
+            None if self.logprobs is None else self.logprobs.to_host(),
+        )
+
+
+def sample(logits: Tensor, rows: Sequence[SamplingRow], mask: MaskRows | None) -> Sampled:
+    """What `launch` has picked, waited for."""
+    return read(launch(logits, rows, mask))
+
+
+def launch(logits: Tensor, rows: Sequence[SamplingRow], mask: MaskRows | None) -> SampledTensors:
+    """Enqueue the choice of every row's next token, as `SamplingParams` describes it.
+
+    logits: [N, V] of a floating type, left unchanged; `rows` has N entries; `mask` names rows of
+    `logits`. Never waits for the device. Raises ValueError if the number of rows differs, if the
+    logits are not floats, or if a `logit_bias` names a token that is not in the vocabulary.
     """
-    if logits.dtype != torch.float32 or logits.shape[:-1] != (len(rows),):
+    if not logits.is_floating_point() or logits.shape[:-1] != (len(rows),):
         raise ValueError(
-            f"expected logits [{len(rows)}, V] float32, got {list(logits.shape)} {logits.dtype}"
+            f"expected float logits [{len(rows)}, V], got {list(logits.shape)} {logits.dtype}"
         )
     check_bias(rows, logits.shape[-1])
     token_ids, maxima = highest(logits)
@@ -51,12 +74,40 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow], mask: MaskRows | None) -
         i for i, row in enumerate(rows) if i in masked or row.changes_logits or not row.is_greedy
     ]
     if open_rows:
-        index = torch.tensor(open_rows, device=logits.device)
-        scores = logits.index_select(0, index)
+        index = to_device(open_rows, torch.int64, logits.device)
+        scores = logits.index_select(0, index).float()
         _adjust_(scores, open_rows, rows, mask)
-        token_ids[index], allowed = _pick(scores, [rows[i] for i in open_rows])
-        finite[index] &= allowed
-    return _sampled(logits, rows, token_ids.masked_fill_(~finite, 0), finite)
+        picked, allowed = _pick(scores, [rows[i] for i in open_rows])
+        token_ids.index_copy_(0, index, picked)
+        finite.index_copy_(0, index, finite.index_select(0, index) & allowed)
+    token_ids.masked_fill_(~finite, 0)
+    return SampledTensors(token_ids, finite, _launch_logprobs(logits, rows, token_ids))
+
+
+def _launch_logprobs(
+    logits: Tensor, rows: Sequence[SamplingRow], token_ids: Tensor
+) -> LogprobTensors | None:
+    asked = {
+        i: row.params.num_logprobs
+        for i, row in enumerate(rows)
+        if row.params.num_logprobs is not None
+    }
+    if not asked:
+        return None
+    index = to_device(list(asked), torch.int64, logits.device)
+    return launch_logprobs(
+        logits.index_select(0, index).float(), token_ids.index_select(0, index), asked
+    )
+
+
+def read(sampled: SampledTensors) -> Sampled:
+    """As Python values. Waits for tensors that are not on the host."""
+    finite = sampled.finite.tolist()
+    logprobs: list[TokenLogprob | None] = [None] * len(finite)
+    if sampled.logprobs is not None:
+        for row, entry in sampled.logprobs.entries().items():
+            logprobs[row] = entry if finite[row] else None
+    return Sampled(tuple(sampled.token_ids.tolist()), tuple(logprobs), tuple(finite))
 
 
 def _adjust_(
@@ -69,10 +120,12 @@ def _adjust_(
     adjust_logits_(logits, [rows[i] for i in open_rows])
     if mask is not None and len(mask.rows) > 0:
         places = {row: place for place, row in enumerate(open_rows)}
-        at = torch.tensor(
-            [places[row] for row in mask.rows.tolist()], dtype=torch.int64, device=logits.device
+        at = [places[row] for row in mask.rows.tolist()]
+        apply_mask(
+            logits,
+            to_device(mask.bitmask, torch.int32, logits.device),
+            to_device(at, torch.int64, logits.device),
         )
-        apply_mask(logits, mask.bitmask, at)
 
 
 def _pick(logits: Tensor, rows: Sequence[SamplingRow]) -> tuple[Tensor, Tensor]:
@@ -83,32 +136,12 @@ def _pick(logits: Tensor, rows: Sequence[SamplingRow]) -> tuple[Tensor, Tensor]:
     token_ids, maxima = highest(logits)
     drawn = [i for i, row in enumerate(rows) if not row.is_greedy]
     if drawn:
-        index = torch.tensor(drawn, device=logits.device)
+        index = to_device(drawn, torch.int64, logits.device)
         scores = logits if len(drawn) == len(rows) else logits.index_select(0, index)
         params = [rows[i].params for i in drawn]
-        scale_(scores, maxima[index], params)
+        scale_(scores, maxima.index_select(0, index), params)
         filter_scores_(scores, params)
         uniforms = [uniform(rows[i].params.seed, len(rows[i].output_token_ids)) for i in drawn]
-        token_ids[index] = draw(
-            scores, torch.tensor(uniforms, dtype=torch.float64, device=logits.device)
-        )
+        picked = draw(scores, to_device(uniforms, torch.float64, logits.device))
+        token_ids.index_copy_(0, index, picked)
     return token_ids, maxima.isfinite()
-
-
-def _sampled(
-    logits: Tensor, rows: Sequence[SamplingRow], token_ids: Tensor, finite: Tensor
-) -> Sampled:
-    """The picks as Python values, with log-probabilities for the rows that ask."""
-    ids, usable = token_ids.tolist(), finite.tolist()
-    logprobs: list[TokenLogprob | None] = [None] * len(rows)
-    asked = {
-        i: row.params.num_logprobs
-        for i, row in enumerate(rows)
-        if row.params.num_logprobs is not None and usable[i]
-    }
-    if asked:
-        raw = logits.index_select(0, torch.tensor(list(asked), device=logits.device))
-        entries = raw_logprobs(raw, [ids[i] for i in asked], list(asked.values()))
-        for i, entry in zip(asked, entries, strict=True):
-            logprobs[i] = entry
-    return Sampled(tuple(ids), tuple(logprobs), tuple(usable))

@@ -1,17 +1,21 @@
 """The scheduler, through the loop, with a fake model that checks every KV slot it reads."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_harness import BLOCK_SIZE, FakeAdapters, Harness, expected_tokens, request
+from fake_runner import FakeStep
 from lorax_serve.ipc.messages import RequestFailed
 from lorax_serve.ipc.types import ErrorCode, FinishReason
 
 PROMPT = list(range(10))
 
+pytestmark = pytest.mark.parametrize("overlaps", [False, True], ids=["at_once", "overlapped"])
 
-def test_a_lone_request_gets_its_tokens_and_one_end() -> None:
-    harness = Harness()
+
+def test_a_lone_request_gets_its_tokens_and_one_end(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps)
     harness.generate(request("r", PROMPT, max_new_tokens=5))
     harness.run_until_idle()
     assert harness.tokens("r") == expected_tokens(PROMPT, 5)
@@ -19,8 +23,8 @@ def test_a_lone_request_gets_its_tokens_and_one_end() -> None:
     assert end.finish_reason is FinishReason.LENGTH
 
 
-def test_a_long_prompt_is_computed_in_chunks_beside_decodes() -> None:
-    harness = Harness(max_batch_tokens=8)
+def test_a_long_prompt_is_computed_in_chunks_beside_decodes(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps, max_batch_tokens=8)
     harness.generate(request("short", [1, 2], max_new_tokens=12))
     harness.step()
     harness.generate(request("long", list(range(40)), max_new_tokens=2))
@@ -32,8 +36,8 @@ def test_a_long_prompt_is_computed_in_chunks_beside_decodes() -> None:
     assert len(mixed) >= 40 // 8
 
 
-def test_the_first_token_says_how_much_of_the_prompt_was_cached() -> None:
-    harness = Harness()
+def test_the_first_token_says_how_much_of_the_prompt_was_cached(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps)
     harness.generate(request("first", PROMPT))
     harness.run_until_idle()
     harness.generate(request("second", PROMPT))
@@ -43,8 +47,8 @@ def test_the_first_token_says_how_much_of_the_prompt_was_cached() -> None:
     assert harness.tokens("second") == harness.tokens("first")
 
 
-def test_generated_blocks_are_found_in_the_next_turn() -> None:
-    harness = Harness()
+def test_generated_blocks_are_found_in_the_next_turn(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps)
     harness.generate(request("turn 1", PROMPT, max_new_tokens=11))
     harness.run_until_idle()
     conversation = PROMPT + harness.tokens("turn 1") + [5, 6, 7]
@@ -54,8 +58,8 @@ def test_generated_blocks_are_found_in_the_next_turn() -> None:
     assert harness.link.events[-4].prompt.num_cached_tokens == 20
 
 
-def test_prefixes_are_not_shared_between_adapters_or_salts() -> None:
-    harness = Harness()
+def test_prefixes_are_not_shared_between_adapters_or_salts(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps)
     salted = request("salted", PROMPT)
     for message in (
         request("base", PROMPT),
@@ -68,8 +72,8 @@ def test_prefixes_are_not_shared_between_adapters_or_salts() -> None:
     assert [stats.num_cached_tokens for stats in firsts] == [0, 0, 0]
 
 
-def test_the_youngest_is_preempted_when_blocks_run_out_and_resumes() -> None:
-    harness = Harness(num_blocks=8, max_batch_tokens=64)
+def test_the_youngest_is_preempted_when_blocks_run_out_and_resumes(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps, num_blocks=8, max_batch_tokens=64)
     for name in ("old", "young"):
         harness.generate(request(name, [len(name)] * 8, max_new_tokens=20))
     harness.run_until_idle()
@@ -79,8 +83,8 @@ def test_the_youngest_is_preempted_when_blocks_run_out_and_resumes() -> None:
     assert order == ["old", "young"]
 
 
-def test_a_request_whose_adapter_is_loading_steps_aside() -> None:
-    harness = Harness(adapters=FakeAdapters(delay=10))
+def test_a_request_whose_adapter_is_loading_steps_aside(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps, adapters=FakeAdapters(delay=10))
     harness.generate(request("cold", PROMPT, adapter="a"))
     harness.generate(request("base", PROMPT))
     harness.run_until_idle()
@@ -89,8 +93,8 @@ def test_a_request_whose_adapter_is_loading_steps_aside() -> None:
     assert harness.tokens("cold") == expected_tokens(PROMPT, 4, adapter="a")
 
 
-def test_a_stream_of_younger_adapters_cannot_starve_the_oldest() -> None:
-    harness = Harness(adapters=FakeAdapters(capacity=1, delay=1))
+def test_a_stream_of_younger_adapters_cannot_starve_the_oldest(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps, adapters=FakeAdapters(capacity=1, delay=1))
     harness.generate(request("hot 0", [1], adapter="hot", max_new_tokens=6))
     harness.step()
     harness.step()
@@ -103,8 +107,8 @@ def test_a_stream_of_younger_adapters_cannot_starve_the_oldest() -> None:
     assert order.index("cold") <= 2
 
 
-def test_a_preempted_sequence_never_resumes_on_other_weights() -> None:
-    harness = Harness(num_blocks=8, max_batch_tokens=64)
+def test_a_preempted_sequence_never_resumes_on_other_weights(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps, num_blocks=8, max_batch_tokens=64)
     harness.generate(request("old", [1] * 8, max_new_tokens=20))
     harness.generate(request("young", [2] * 8, max_new_tokens=20, adapter="a"))
     while harness.scheduler.num_running < 2:
@@ -120,8 +124,8 @@ def test_a_preempted_sequence_never_resumes_on_other_weights() -> None:
     assert slot.num_pins == 0
 
 
-def test_a_broken_adapter_fails_all_its_requests_and_nobody_else() -> None:
-    harness = Harness(adapters=FakeAdapters(broken=frozenset({"bad"})))
+def test_a_broken_adapter_fails_all_its_requests_and_nobody_else(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps, adapters=FakeAdapters(broken=frozenset({"bad"})))
     for name in ("one", "two"):
         harness.generate(request(name, PROMPT, adapter="bad"))
     harness.generate(request("good", PROMPT, adapter="good"))
@@ -133,9 +137,9 @@ def test_a_broken_adapter_fails_all_its_requests_and_nobody_else() -> None:
     assert harness.tokens("good") == expected_tokens(PROMPT, 4, adapter="good")
 
 
-def test_eos_and_stop_tokens_end_a_sequence_and_eos_outranks_length() -> None:
+def test_eos_and_stop_tokens_end_a_sequence_and_eos_outranks_length(overlaps: bool) -> None:
     tokens = expected_tokens(PROMPT, 3)
-    harness = Harness(eos_token_ids=(tokens[2],))
+    harness = Harness(overlaps=overlaps, eos_token_ids=(tokens[2],))
     harness.generate(request("eos", PROMPT, max_new_tokens=3))
     harness.generate(request("stop", PROMPT, stop_token_ids=(tokens[1],)))
     harness.generate(request("ignore", PROMPT, max_new_tokens=5, ignore_eos=True))
@@ -146,8 +150,8 @@ def test_eos_and_stop_tokens_end_a_sequence_and_eos_outranks_length() -> None:
     assert harness.tokens("ignore") == expected_tokens(PROMPT, 5)
 
 
-def test_an_abort_frees_everything_within_one_step() -> None:
-    harness = Harness()
+def test_an_abort_frees_everything_within_one_step(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps)
     harness.generate(request("r", PROMPT, adapter="a", max_new_tokens=50))
     for _ in range(6):
         harness.step()
@@ -159,18 +163,19 @@ def test_an_abort_frees_everything_within_one_step() -> None:
     assert harness.terminal_events("r") == []
 
 
-def test_a_frontend_that_is_gone_takes_its_sequences_along() -> None:
-    harness = Harness()
+def test_a_frontend_that_is_gone_takes_its_sequences_along(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps)
     for name in ("a", "b"):
         harness.generate(request(name, PROMPT, max_new_tokens=50))
     harness.link.reachable = False
     harness.step()
+    harness.step()  # overlapped, the first step's tokens are known by now
     assert harness.scheduler.num_running == harness.scheduler.num_waiting == 0
     assert harness.allocator.num_used == 0
 
 
-def test_refused_requests_say_why() -> None:
-    harness = Harness(num_blocks=4)
+def test_refused_requests_say_why(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps, num_blocks=4)
     harness.generate(request("empty", []))
     harness.generate(request("unknown token", [1000]))
     harness.generate(request("long", PROMPT, max_new_tokens=7))
@@ -183,16 +188,16 @@ def test_refused_requests_say_why() -> None:
     ]
 
 
-def test_a_step_that_raises_fails_only_the_request_to_blame() -> None:
-    harness = Harness()
-    healthy_run = harness.runner.run
+def test_a_step_that_raises_fails_only_the_request_to_blame(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps)
+    healthy_launch = harness.runner.launch
 
-    def run(step):  # type: ignore[no-untyped-def]
+    def launch(step):  # type: ignore[no-untyped-def]
         if any(66 in item.token_ids for item in step.scheduled):
             raise RuntimeError("poison")
-        return healthy_run(step)
+        return healthy_launch(step)
 
-    harness.runner.run = run
+    harness.runner.launch = launch
     harness.generate(request("poison", [66, 1, 2]))
     for name in ("a", "b", "c"):
         harness.generate(request(name, [len(name), *PROMPT]))
@@ -201,6 +206,31 @@ def test_a_step_that_raises_fails_only_the_request_to_blame() -> None:
     assert end.code is ErrorCode.GENERATION_ERROR
     for name in ("a", "b", "c"):
         assert harness.tokens(name) == expected_tokens([len(name), *PROMPT], 4)
+    assert harness.allocator.num_used == 0
+
+
+def test_sampling_that_raises_fails_only_the_request_to_blame(
+    overlaps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy_sample = FakeStep.sample
+
+    def sample(step: FakeStep) -> None:
+        if any(item.sequence.id.request_id == "poison" for item in step.step.sampling):
+            raise RuntimeError("poison")
+        healthy_sample(step)
+
+    monkeypatch.setattr(FakeStep, "sample", sample)
+    harness = Harness(overlaps=overlaps)
+    harness.generate(request("a", [1, *PROMPT], max_new_tokens=9))
+    for _ in range(3):
+        harness.step()
+    harness.generate(request("poison", [66, 1, 2]))
+    harness.generate(request("b", [2, *PROMPT]))
+    harness.run_until_idle()
+    (end,) = harness.terminal_events("poison")
+    assert end.code is ErrorCode.GENERATION_ERROR
+    assert harness.tokens("a") == expected_tokens([1, *PROMPT], 9)
+    assert harness.tokens("b") == expected_tokens([2, *PROMPT], 4)
     assert harness.allocator.num_used == 0
 
 
@@ -229,10 +259,11 @@ REQUESTS = st.lists(
     capacity=st.integers(1, 3),
 )
 def test_any_traffic_gives_each_request_its_solo_tokens_and_one_end(  # type: ignore[no-untyped-def]
-    requests, num_blocks, max_num_sequences, max_batch_tokens, prefix_cache, capacity
+    overlaps, requests, num_blocks, max_num_sequences, max_batch_tokens, prefix_cache, capacity
 ) -> None:
     adapters = FakeAdapters(capacity=capacity, delay=3, broken=frozenset({"bad"}))
     harness = Harness(
+        overlaps=overlaps,
         num_blocks=num_blocks,
         max_num_sequences=max_num_sequences,
         max_batch_tokens=max_batch_tokens,

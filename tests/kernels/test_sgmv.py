@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lorax_serve.kernels.lora import BASE_SLOT, Segments
-from lorax_serve.kernels.sgmv import SiteWeights, TargetWeights, lora_segments_reference
+from lorax_serve.kernels.sgmv import SiteWeights, TargetWeights, shrink_segments
 
 WIDTH = 48
 OUT = (40, 24, 8)  # the columns of three fused targets
@@ -88,7 +88,7 @@ def test_twin_equals_dense(traffic: str, ranks: str, dtype: torch.dtype) -> None
             expected[start:stop] += x[start:stop].double() @ adapters[slot].dense
     untouched = y.clone()
     weights = [None if slot == BASE_SLOT else adapters[slot].weights for slot in segments.slots]
-    lora_segments_reference(y, x, segments, weights)
+    shrink_segments(x, segments, weights).expand_into(y)
     torch.testing.assert_close(y.double(), expected, rtol=0, atol=TOLERANCE[dtype])
     for (start, stop), each in zip(pairwise(segments.indptr), weights, strict=True):
         if each is None:
@@ -99,7 +99,8 @@ def test_y_may_be_a_slice_of_something_wider() -> None:
     adapter = Adapter(5, (4, 4, 4), torch.float32)
     wide = torch.zeros(6, sum(OUT) + 10)
     x = torch.randn(6, WIDTH)
-    lora_segments_reference(wide[:, 5:-5], x, segments_of([0] * 6), [adapter.weights])
+    shrunk = shrink_segments(x, segments_of([0] * 6), [adapter.weights])
+    shrunk.expand_into(wide[:, 5:-5])
     expected = x.double() @ adapter.dense
     torch.testing.assert_close(wide[:, 5:-5].double(), expected, rtol=0, atol=2e-5)
     assert not wide[:, :5].any() and not wide[:, -5:].any()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lorax_serve.ipc.config import Device, DType, EngineConfig
+from lorax_serve.ipc.config import AttentionBackendName, Device, DType, EngineConfig
 from lorax_serve.server import cli, options
 from lorax_serve.server.cli import parse
 from lorax_serve.server.config import LogFormat, LogLevel, ServerConfig
@@ -32,6 +32,9 @@ VALUES: dict[str, tuple[str, object]] = {
     "prefix_cache": ("false", False),
     "max_num_sequences": ("8", 8),
     "max_batch_tokens": ("2048", 2048),
+    "gpu_memory_share": ("0.5", 0.5),
+    "attention_backend": ("triton", "triton"),
+    "cuda_graphs": ("false", False),
     "num_threads": ("2", 2),
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("9000", 9000),
@@ -51,7 +54,7 @@ def value(option: Option, argv: list[str], environ: dict[str, str]) -> object:
     if option.is_engine:
         config = settings.engine_config(endpoint="ipc:///x", model_path=Path("/model"))
         parsed = getattr(config, option.name)
-        return parsed.value if isinstance(parsed, Device | DType) else parsed
+        return parsed.value if isinstance(parsed, Device | DType | AttentionBackendName) else parsed
     return getattr(settings.server, option.name)
 
 

@@ -65,6 +65,7 @@ class FakeAdapters:
     broken: frozenset[str] = frozenset()
     resident: dict[AdapterRef, FakeSlot] = field(default_factory=dict)
     loading: dict[AdapterRef, int] = field(default_factory=dict)
+    num_arriving: int = 0
 
     def prefetch(self, ref: AdapterRef) -> None:
         if ref not in self.resident:
@@ -119,6 +120,7 @@ class Harness:
         prefix_cache: bool = True,
         adapters: FakeAdapters | None = None,
         eos_token_ids: tuple[int, ...] = (),
+        overlaps: bool = False,
     ) -> None:
         self.info = EngineInfo(
             architecture="fake",
@@ -144,7 +146,7 @@ class Harness:
             max_num_sequences=max_num_sequences,
             max_batch_tokens=max_batch_tokens,
         )
-        self.runner = FakeRunner(num_blocks=num_blocks, block_size=BLOCK_SIZE)
+        self.runner = FakeRunner(num_blocks=num_blocks, block_size=BLOCK_SIZE, overlaps=overlaps)
         self.core = EngineCore(
             link=self.link,
             ready=EngineReady("", self.info),

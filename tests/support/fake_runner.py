@@ -6,6 +6,7 @@ block tables do not lead to exactly the sequence's own context fails loudly.
 
 import hashlib
 
+from lorax_serve.engine.sequence import PENDING_TOKEN, Sequence
 from lorax_serve.engine.step import ScheduledSequence, Step, StepOutput
 
 VOCAB_SIZE = 97
@@ -18,29 +19,48 @@ def next_token(token_ids: tuple[int, ...], adapter: str) -> int:
 
 
 class FakeRunner:
-    def __init__(self, *, num_blocks: int, block_size: int) -> None:
+    """With `overlaps`, it behaves like a device: a step's tokens become known by `output` alone,
+    and pending tokens are those the step before has sampled."""
+
+    def __init__(self, *, num_blocks: int, block_size: int, overlaps: bool = False) -> None:
+        self.overlaps = overlaps
         self._block_size = block_size
         self._slots: list[tuple[str, tuple[int, ...]] | None] = [None] * (num_blocks * block_size)
+        # Contexts as the device knows them, of the sequences with a pending token.
+        self._sampled: dict[Sequence, int] = {}
         self.steps: list[Step] = []
 
-    def run(self, step: Step) -> StepOutput:
+    def launch(self, step: Step) -> "FakeStep":
         self.steps.append(step)
-        for item in step.scheduled:
-            self._write(item)
-        picked = tuple(self._pick(item) for item in step.sampling)
-        return StepOutput(picked, (None,) * len(picked), (True,) * len(picked))
+        contexts = [self._context(item) for item in step.scheduled]
+        for item, context in zip(step.scheduled, contexts, strict=True):
+            self._write(item, context)
+        picked = {
+            item.sequence: self._pick(item, context)
+            for item, context in zip(step.scheduled, contexts, strict=True)
+            if item.samples
+        }
+        return FakeStep(self, step, picked)
 
-    def _write(self, item: ScheduledSequence) -> None:
-        for offset, token in enumerate(item.token_ids):
-            position = item.start + offset
-            assert item.sequence.tokens(position, position + 1) == (token,)
-            context = item.sequence.tokens(0, position + 1)
-            self._slots[self._slot(item, position)] = (_adapter(item), context)
+    def keep(self, picked: dict[Sequence, int]) -> None:
+        self._sampled = picked
 
-    def _pick(self, item: ScheduledSequence) -> int:
-        end = item.start + item.num_tokens
-        context = item.sequence.tokens(0, end)
-        for position in range(end):
+    def _context(self, item: ScheduledSequence) -> tuple[int, ...]:
+        """The tokens up to the item's end, the pending one resolved."""
+        known = item.sequence.tokens(0, item.start + item.num_tokens)
+        assert known[item.start :] == item.token_ids
+        assert PENDING_TOKEN not in known[:-1]
+        if known[-1] == PENDING_TOKEN:
+            assert self.overlaps
+            return (*known[:-1], self._sampled[item.sequence])
+        return known
+
+    def _write(self, item: ScheduledSequence, context: tuple[int, ...]) -> None:
+        for position in range(item.start, item.start + item.num_tokens):
+            self._slots[self._slot(item, position)] = (_adapter(item), context[: position + 1])
+
+    def _pick(self, item: ScheduledSequence, context: tuple[int, ...]) -> int:
+        for position in range(len(context)):
             found = self._slots[self._slot(item, position)]
             assert found == (_adapter(item), context[: position + 1]), "foreign keys in the table"
         return next_token(context, _adapter(item))
@@ -48,6 +68,25 @@ class FakeRunner:
     def _slot(self, item: ScheduledSequence, position: int) -> int:
         block = item.block_table[position // self._block_size]
         return block * self._block_size + position % self._block_size
+
+
+class FakeStep:
+    def __init__(self, runner: FakeRunner, step: Step, picked: dict[Sequence, int]) -> None:
+        self.step = step
+        self._runner = runner
+        self._picked = picked
+
+    def sample(self) -> None:
+        # A device would need the sequences' earlier tokens for penalties and grammars.
+        for item in self.step.sampling:
+            if not item.sequence.is_finished:
+                known = item.sequence.num_known
+                assert known == item.start + item.num_tokens, "sampled before the last token came"
+        self._runner.keep(self._picked)
+
+    def output(self) -> StepOutput:
+        picked = tuple(self._picked.values())
+        return StepOutput(picked, (None,) * len(picked), (True,) * len(picked))
 
 
 def _adapter(item: ScheduledSequence) -> str:

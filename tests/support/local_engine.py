@@ -71,19 +71,24 @@ class LocalEngine:
             if not self.step() and not self.link.inbox:
                 if not self.parts.scheduler.num_waiting:
                     break
-                assert self._loaded.wait(timeout=30), "an adapter load never ended"
+                if not self.parts.exchange.num_arriving:
+                    assert self._loaded.wait(timeout=30), "an adapter load never ended"
         self.parts.scheduler.check_integrity()
 
     def take_events(self) -> list[RequestEvent]:
         events, self.link.events = self.link.events, []
         return events
 
+    def collect_all(self) -> dict[str, "Generated"]:
+        """What has been said since it was last taken, by request."""
+        return collect(self.take_events())
+
     def generate(self, *requests: Generate) -> dict[str, "Generated"]:
         """Run requests that arrive together to their ends."""
         for request in requests:
             self.submit(request)
         self.run_until_idle()
-        return collect(self.take_events())
+        return self.collect_all()
 
 
 class Generated:

@@ -11,6 +11,7 @@ from lorax_serve.engine.forward_batch import ForwardBatch
 from lorax_serve.engine.kv_cache import KVCache
 from lorax_serve.engine.models.decoder import Decoder
 from lorax_serve.kernels.attention_batch import AttentionBatch
+from lorax_serve.kernels.torch_attention import TorchAttention
 
 
 @dataclass
@@ -43,7 +44,9 @@ class PagedModel:
     def step(self, chunks: Sequence[tuple[PagedSequence, int]]) -> list[torch.Tensor]:
         """Run `count` next tokens of each sequence; returns each one's logits [count, vocab]."""
         batch = self._batch(chunks)
-        logits = self.decoder.logits(self.decoder.forward(batch, self.cache, None), None)
+        attention = TorchAttention().bind(batch.attention, self.cache.layers[0])
+        hidden = self.decoder.forward(batch, self.cache, attention, None)
+        logits = self.decoder.logits(hidden, None)
         for sequence, count in chunks:
             sequence.num_cached += count
         return list(torch.split(logits, [count for _, count in chunks]))

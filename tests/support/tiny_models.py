@@ -76,6 +76,7 @@ _CONFIGS: Mapping[str, Callable[[], PretrainedConfig]] = MappingProxyType(
         "llama": _llama,
         "llama_untied": lambda: _llama(tie_word_embeddings=False),
         "llama_mha": lambda: _llama(num_key_value_heads=4),
+        "llama_wide_heads": lambda: _llama(head_dim=64),
         "llama_mqa": lambda: _llama(num_key_value_heads=1),
         "llama_biases": lambda: _llama(attention_bias=True, mlp_bias=True),
         "llama_head_dim": lambda: _llama(head_dim=24),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lorax_serve.engine.adapters.device_pool import ALIGNMENT, AdapterPool, AdapterSlot
 from lorax_serve.engine.adapters.slab import PackedAdapter, SlabLayout, slab_matrices
+from lorax_serve.engine.adapters.slab_memory import TorchSlabs
 from lorax_serve.engine.adapters.slab_space import Extent, SlabSpace
 from lorax_serve.kernels.lora import BASE_SLOT, Segments
 from random_lora import made_up_sites, mixed_ranks, out_features, random_weights, uniform_ranks
@@ -18,7 +19,11 @@ CPU = torch.device("cpu")
 
 
 def new_pool(capacity_bytes: int) -> AdapterPool:
-    return AdapterPool(SITES, capacity_bytes=capacity_bytes, dtype=torch.float32, device=CPU)
+    return AdapterPool(SITES, new_memory(capacity_bytes))
+
+
+def new_memory(capacity_bytes: int, dtype: torch.dtype = torch.float32) -> TorchSlabs:
+    return TorchSlabs(SITES, capacity_bytes=capacity_bytes, dtype=dtype, device=CPU)
 
 
 def blank(digest: str, num_units: int) -> PackedAdapter:
@@ -120,7 +125,8 @@ ACTIONS = st.lists(
 def test_any_traffic_keeps_the_ledger_and_the_bytes(
     actions: list[tuple[str, int, int]], capacity: int
 ) -> None:
-    pool = new_pool(capacity * ALIGNMENT)
+    memory = new_memory(capacity * ALIGNMENT)
+    pool = AdapterPool(SITES, memory)
     pinned: dict[str, AdapterSlot] = {}
     contents: dict[str, PackedAdapter] = {}
     for action, number, num_units in actions:
@@ -147,7 +153,7 @@ def test_any_traffic_keeps_the_ledger_and_the_bytes(
             resident = pool.find(digest)
             if resident is not None:
                 first = resident.extent.start // 4
-                held_bytes = pool._buffer[first : first + packed.layout.num_elements]
+                held_bytes = memory._buffer[first : first + packed.layout.num_elements]
                 assert torch.equal(held_bytes, packed.slab)
     assert pool.used_bytes <= pool.capacity_bytes
 
@@ -203,7 +209,8 @@ def test_a_plan_is_the_cheapest_of_the_oldest(sizes, gaps, size, order, num_kept
 
 
 def test_a_delta_adds_each_segments_own_adapter() -> None:
-    pool = AdapterPool(SITES, capacity_bytes=1 << 20, dtype=torch.float32, device=CPU)
+    memory = new_memory(1 << 20)
+    pool = AdapterPool(SITES, memory)
     adapters = []
     for seed in range(3):
         weights = random_weights(SITES, mixed_ranks(SITES, seed), seed=seed)
@@ -214,7 +221,7 @@ def test_a_delta_adds_each_segments_own_adapter() -> None:
         indptr=(0, 2, 3, 7, 9),
         slots=(adapters[1][0].index, BASE_SLOT, adapters[0][0].index, adapters[2][0].index),
     )
-    delta = pool.delta(segments)
+    delta = memory.delta(segments)
     assert delta is not None
     by_slot = {slot.index: weights for slot, weights in adapters}
     for site in SITES:
@@ -228,25 +235,26 @@ def test_a_delta_adds_each_segments_own_adapter() -> None:
                     columns = slice(target.out_start, target.out_start + target.out_features)
                     update = x[first:last].double() @ m.a.double().t() @ m.b.double().t()
                     expected[first:last, columns] += m.scale * update
-        delta.add_to(y, x, site)
+        delta.shrink(x, site).expand_into(y)
         torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_base_rows_alone_need_no_delta() -> None:
-    pool = new_pool(1 << 16)
-    assert pool.delta(Segments(indptr=(0, 5), slots=(BASE_SLOT,))) is None
-    assert pool.delta(Segments(indptr=(0,), slots=())) is None
+    memory = new_memory(1 << 16)
+    assert memory.delta(Segments(indptr=(0, 5), slots=(BASE_SLOT,))) is None
+    assert memory.delta(Segments(indptr=(0,), slots=())) is None
 
 
 def test_slabs_round_trip_through_the_pool() -> None:
-    pool = AdapterPool(SITES, capacity_bytes=1 << 20, dtype=torch.bfloat16, device=CPU)
+    memory = new_memory(1 << 20, torch.bfloat16)
+    pool = AdapterPool(SITES, memory)
     weights = random_weights(SITES, uniform_ranks(SITES, 5))
     packed = pool.pack(weights)
     slot = pool.place(packed)
     assert slot is not None
     assert slot.num_bytes % ALIGNMENT == 0 and slot.num_bytes - packed.num_bytes < ALIGNMENT
     a_of = {module: a for module, a, _ in slab_matrices(packed.slab, SITES, packed.layout)}
-    for site, views in zip(SITES, slot.sites, strict=True):
+    for site, views in zip(SITES, memory.weights_of(slot.index), strict=True):
         assert views is not None
         for target, view in zip(site.targets, views.targets, strict=True):
             assert torch.equal(views.a_t[:, view.ranks].t(), a_of[target.module])

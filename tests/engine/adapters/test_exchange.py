@@ -16,6 +16,7 @@ from lorax_serve.engine.adapters import exchange as exchange_module
 from lorax_serve.engine.adapters.device_pool import AdapterPool, AdapterSlot
 from lorax_serve.engine.adapters.exchange import AdapterExchange
 from lorax_serve.engine.adapters.format import read_adapter
+from lorax_serve.engine.adapters.slab_memory import TorchSlabs
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import AdapterRejected, RequestError
 from lorax_serve.ipc.types import AdapterRef, ErrorCode
@@ -60,7 +61,11 @@ def adapter_bytes(originals: Path) -> int:
 
 
 def new_pool(capacity_bytes: int) -> AdapterPool:
-    return AdapterPool(
+    return AdapterPool(SITES, new_memory(capacity_bytes))
+
+
+def new_memory(capacity_bytes: int) -> TorchSlabs:
+    return TorchSlabs(
         SITES, capacity_bytes=capacity_bytes, dtype=torch.float32, device=torch.device("cpu")
     )
 
@@ -71,7 +76,8 @@ class Bench:
     def __init__(self, *, capacity_bytes: int, max_loading: int = 2) -> None:
         self.woken = threading.Event()
         self.waking_threads: set[str] = set()
-        self.pool = new_pool(capacity_bytes)
+        self.memory = new_memory(capacity_bytes)
+        self.pool = AdapterPool(SITES, self.memory)
         self.exchange = AdapterExchange(
             self.pool, SITES, max_rank=64, max_loading=max_loading, on_loaded=self._wake
         )
@@ -138,11 +144,11 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> GatedReader:
     return reader
 
 
-def assert_holds(slot: AdapterSlot, folder: Path) -> None:
+def assert_holds(memory: TorchSlabs, slot: AdapterSlot, folder: Path) -> None:
     """The slot computes what the folder says."""
     weights = read_adapter(adapter_ref(folder), SITES, max_rank=64)
     assert slot.digest == weights.digest
-    for site, views in zip(SITES, slot.sites, strict=True):
+    for site, views in zip(SITES, memory.weights_of(slot.index), strict=True):
         targeted = [t for t in site.targets if t.module in weights.matrices]
         for target, view in zip(targeted, () if views is None else views.targets, strict=True):
             matrices = weights.matrices[target.module]
@@ -156,7 +162,7 @@ def test_an_adapter_is_read_on_a_thread_and_lent_pinned(bench: Bench, folders: P
     assert bench.exchange.acquire(ref) is None
     assert bench.exchange.num_loading == 1
     slot = bench.acquired(ref)
-    assert_holds(slot, folders / "a")
+    assert_holds(bench.memory, slot, folders / "a")
     assert slot.num_pins == 1
     assert bench.exchange.acquire(ref) is slot and slot.num_pins == 2
     bench.exchange.release(slot)
@@ -184,7 +190,7 @@ def test_the_least_recently_used_leaves_and_comes_back(bench: Bench, folders: Pa
         bench.exchange.release(bench.acquired(adapter_ref(folders / name)))
     assert bench.exchange.num_resident == 2
     assert bench.exchange.acquire(adapter_ref(folders / "a")) is None
-    assert_holds(bench.acquired(adapter_ref(folders / "a")), folders / "a")
+    assert_holds(bench.memory, bench.acquired(adapter_ref(folders / "a")), folders / "a")
 
 
 def test_pinned_adapters_are_waited_for(bench: Bench, folders: Path) -> None:
@@ -198,8 +204,8 @@ def test_pinned_adapters_are_waited_for(bench: Bench, folders: Path) -> None:
     bench.exchange.release(held[0])
     slot = bench.exchange.acquire(ref)
     assert slot is not None and not bench.exchange.waits_for_room(ref)
-    assert_holds(slot, folders / "c")
-    assert_holds(held[1], folders / "b")
+    assert_holds(bench.memory, slot, folders / "c")
+    assert_holds(bench.memory, held[1], folders / "b")
 
 
 def test_every_waiter_hears_of_a_failure_and_the_next_request_tries_again(
@@ -215,7 +221,7 @@ def test_every_waiter_hears_of_a_failure_and_the_next_request_tries_again(
     bench.exchange.prefetch(ref)  # somebody new, while old waiters are still to be told
     assert bench.failure(ref).code is ErrorCode.ADAPTER_CORRUPT
     bench.exchange.cancel(ref)  # the last of them has left
-    assert_holds(bench.acquired(ref), folders / "a")
+    assert_holds(bench.memory, bench.acquired(ref), folders / "a")
 
 
 def test_a_kept_failure_keeps_no_frames(bench: Bench, folders: Path) -> None:
@@ -242,7 +248,7 @@ def test_a_surprise_in_the_loader_fails_its_adapter_only(
         assert error.code is ErrorCode.GENERATION_ERROR
         assert "secret" not in error.message
         bench.exchange.cancel(adapter_ref(folders / "a"))
-    assert_holds(bench.acquired(adapter_ref(folders / "b")), folders / "b")
+    assert_holds(bench.memory, bench.acquired(adapter_ref(folders / "b")), folders / "b")
 
 
 def test_an_adapter_larger_than_the_pool_is_refused(folders: Path) -> None:
@@ -267,7 +273,7 @@ def test_a_new_revision_is_a_new_adapter(bench: Bench, folders: Path) -> None:
     new = bench.acquired(adapter_ref(folders / "a", revision="2"))
     assert new is not old and new.digest != old.digest
     assert bench.exchange.acquire(adapter_ref(folders / "a", revision="1")) is old
-    assert_holds(new, folders / "a")
+    assert_holds(bench.memory, new, folders / "a")
 
 
 def test_nobody_waiting_means_nothing_kept(
@@ -285,7 +291,7 @@ def test_nobody_waiting_means_nothing_kept(
     bench.until(lambda: bench.exchange.num_loading == 0)
     assert bench.exchange.num_waiting_for_room == 0 == bench.exchange.num_resident
     assert "c" not in reader.counts
-    assert_holds(bench.acquired(refs[0]), folders / "a")
+    assert_holds(bench.memory, bench.acquired(refs[0]), folders / "a")
 
 
 def test_interest_that_returns_while_loading_needs_no_second_read(
@@ -297,7 +303,7 @@ def test_interest_that_returns_while_loading_needs_no_second_read(
     bench.exchange.cancel(ref)
     bench.exchange.prefetch(ref)
     reader.gate.set()
-    assert_holds(bench.acquired(ref), folders / "a")
+    assert_holds(bench.memory, bench.acquired(ref), folders / "a")
     assert reader.counts == {"a": 1}
 
 
@@ -377,7 +383,7 @@ def test_files_rewritten_all_the_time_give_old_or_new_or_a_clean_error(
         stop.set()
         vandal.join()
     assert seen.keys() <= sound | {ErrorCode.ADAPTER_CORRUPT.value}
-    assert_holds(bench.acquired(adapter_ref(folder, revision="last")), folder)
+    assert_holds(bench.memory, bench.acquired(adapter_ref(folder, revision="last")), folder)
 
 
 @pytest.mark.parametrize("seed", range(4))

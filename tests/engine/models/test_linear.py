@@ -13,8 +13,11 @@ class _Recorder:
     def __init__(self) -> None:
         self.calls: list[tuple[torch.Tensor, LoraSite]] = []
 
-    def add_to(self, y: torch.Tensor, x: torch.Tensor, site: LoraSite) -> None:
+    def shrink(self, x: torch.Tensor, site: LoraSite) -> "_Recorder":
         self.calls.append((x, site))
+        return self
+
+    def expand_into(self, y: torch.Tensor) -> None:
         y += 1.0
 
 

@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from lorax_serve.engine.sampling.logprobs import LOWEST_LOGPROB, raw_logprobs
+from lorax_serve.engine.sampling.logprobs import LOWEST_LOGPROB, launch_logprobs
+from lorax_serve.ipc.types import TokenLogprob
+
+
+def raw_logprobs(
+    logits: torch.Tensor, token_ids: list[int], counts: list[int]
+) -> list[TokenLogprob]:
+    tensors = launch_logprobs(logits, torch.tensor(token_ids), dict(enumerate(counts)))
+    return list(tensors.to_host().entries().values())
 
 
 def test_equals_log_softmax_and_sorts_alternatives() -> None:

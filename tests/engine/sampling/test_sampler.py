@@ -261,7 +261,21 @@ def test_a_bias_outside_the_vocabulary_is_refused() -> None:
         sample(torch.zeros(1, 10), [row(SamplingParams(logit_bias=((10, 1.0),)))], None)
 
 
-@pytest.mark.parametrize("logits", [torch.zeros(2, 10), torch.zeros(1, 10, dtype=torch.bfloat16)])
+@pytest.mark.parametrize("logits", [torch.zeros(2, 10), torch.zeros(1, 10, dtype=torch.int64)])
 def test_other_shapes_and_types_are_refused(logits: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"expected logits \[1, V\] float32"):
+    with pytest.raises(ValueError, match=r"expected float logits \[1, V\]"):
         sample(logits, [row(GREEDY)], None)
+
+
+def test_sixteen_bit_logits_are_sampled_as_their_float32_values() -> None:
+    logits = torch.randn(6, 500, generator=torch.Generator().manual_seed(3)).to(torch.bfloat16)
+    params = [
+        SamplingParams(temperature=0.0),
+        SamplingParams(temperature=0.9, seed=1, top_p=0.8),
+        SamplingParams(temperature=0.7, seed=2, top_k=9, num_logprobs=3),
+        SamplingParams(temperature=0.0, repetition_penalty=1.5),
+        SamplingParams(temperature=1.3, seed=3, typical_p=0.6),
+        SamplingParams(temperature=0.0, num_logprobs=0),
+    ]
+    rows = [SamplingRow(each, [1, 2, 3], [4, 5]) for each in params]
+    assert sample(logits, rows, None) == sample(logits.float(), rows, None)

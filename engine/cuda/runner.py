@@ -1,0 +1,251 @@
+"""Runs steps on a GPU without ever waiting for it, except for the ids a step has sampled.
+
+Decode steps replay a CUDA graph; steps with prompts are launched kernel by kernel. A step's
+integers go over in one copy, its pending ids are taken from where the step before left them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lorax_serve.engine.cuda.decode_graphs import DecodeGraphs
+from lorax_serve.engine.cuda.fill_step import fill_step
+from lorax_serve.engine.cuda.slabs import CudaSlabs
+from lorax_serve.engine.cuda.step_arrays import Int32s, StepArrays, StepLayout, StepUpload
+from lorax_serve.engine.forward_batch import ForwardBatch, row_segments, sampled_segments
+from lorax_serve.engine.kv_cache import KVCache
+from lorax_serve.engine.models.decoder import Decoder
+from lorax_serve.engine.sampling.sampler import SampledTensors, launch, read
+from lorax_serve.engine.sampling_rows import mask_rows, sampling_rows
+from lorax_serve.engine.sequence import Sequence
+from lorax_serve.engine.step import Step, StepOutput
+from lorax_serve.kernels.attention_backend import AttentionBackend
+from lorax_serve.kernels.attention_batch import AttentionBatch
+from lorax_serve.kernels.lora import BASE_SLOT
+from lorax_serve.kernels.lora_table import tiles_of
+from lorax_serve.kernels.triton.input_ids import resolve_input_ids
+from lorax_serve.kernels.triton.lora_delta import DECODE, PROMPT, TritonLoraDelta
+
+_NO_TILES = np.empty((0, 3), dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerLimits:
+    """The largest step there may be."""
+
+    max_num_sequences: int
+    max_batch_tokens: int
+    max_model_len: int
+    max_site_ranks: int  # of one adapter at one site
+
+
+class CudaRunner:
+    """The model, its KV cache and the adapters' memory on one GPU."""
+
+    overlaps = True
+
+    def __init__(
+        self,
+        model: Decoder,
+        kv_cache: KVCache,
+        slabs: CudaSlabs,
+        attention: AttentionBackend,
+        limits: RunnerLimits,
+        graph_sizes: tuple[int, ...],
+    ) -> None:
+        """`graph_sizes`: decode batch sizes to capture by `capture`; empty: no graphs."""
+        self._model = model
+        self._kv_cache = kv_cache
+        self._slabs = slabs
+        self._attention = attention
+        self._max_model_len = limits.max_model_len
+        self._table_width = -(-limits.max_model_len // kv_cache.block_size)
+        self._upload = StepUpload(self._max_elements(limits), kv_cache.device)
+        self._sampled = torch.zeros(
+            limits.max_num_sequences, dtype=torch.int32, device=kv_cache.device
+        )
+        self._sampled_before: dict[Sequence, int] = {}  # places in _sampled of the newest step
+        self._fetch_stream = torch.cuda.Stream(kv_cache.device)
+        self._fork = torch.cuda.Stream(kv_cache.device)
+        self._partials = slabs.weights.partials(
+            DECODE, max(graph_sizes, default=1), limits.max_site_ranks
+        )
+        self._graphs = DecodeGraphs(
+            self._forward_decodes, self._upload.device_buffer, graph_sizes, self._table_width
+        )
+
+    @torch.inference_mode()
+    def capture(self, report: Callable[[float], None]) -> None:
+        """Capture the decode graphs; `report` gets fractions from 0 to 1."""
+        self._graphs.capture(report)
+
+    @torch.inference_mode()
+    def launch(self, step: Step) -> "CudaStep":
+        """Enqueue the forward pass. Never waits for the device."""
+        decodes_only = all(item.num_tokens == 1 for item in step.scheduled)
+        with_lora = any(item.adapter_slot != BASE_SLOT for item in step.scheduled)
+        graph = self._graphs.find(len(step.scheduled), with_lora) if decodes_only else None
+        if graph is not None:
+            tiles = _tiles(step, DECODE.shrink.tile_rows)
+            views = self._send(step, graph.layout, tiles)
+            graph.graph.replay()
+            hidden = graph.hidden
+        else:
+            tiles = _tiles(step, PROMPT.shrink.tile_rows)
+            views = self._send(step, self._layout(step, tiles), tiles)
+            hidden = self._forward_rows(step, views)
+        return CudaStep(self, step, self._logits(step, views, hidden))
+
+    def _send(self, step: Step, layout: StepLayout, tiles: Int32s) -> StepArrays[torch.Tensor]:
+        fill_step(
+            layout.host_views(self._upload.begin()),
+            step,
+            sampled_before=self._sampled_before,
+            tiles=tiles,
+            head_tiles=self._head_tiles(step),
+            block_size=self._kv_cache.block_size,
+        )
+        self._upload.send(layout.num_elements)
+        return layout.device_views(self._upload.device_buffer)
+
+    def _layout(self, step: Step, tiles: Int32s) -> StepLayout:
+        num_sampled = len(step.sampling)
+        return StepLayout(
+            num_rows=step.num_tokens,
+            num_sequences=len(step.scheduled),
+            table_width=self._table_width,
+            num_sampled=num_sampled,
+            num_tiles=len(tiles),
+            num_head_tiles=num_sampled,
+        )
+
+    def _head_tiles(self, step: Step) -> Int32s:
+        """Tiles of the sampled rows whose adapter targets the head."""
+        slots = [item.adapter_slot for item in step.sampling if item.adapter_slot != BASE_SLOT]
+        if not self._slabs.adapts_head(slots):
+            return _NO_TILES
+        return tiles_of(sampled_segments(step), DECODE.shrink.tile_rows)
+
+    def _forward_decodes(self, views: StepArrays[torch.Tensor], with_lora: bool) -> torch.Tensor:
+        """Hidden states [T, E] of a step of one row a sequence. Made to be captured."""
+        batch = AttentionBatch(
+            slot_mapping=views.slot_mapping,
+            block_tables=views.block_tables,
+            query_indptr=views.query_indptr,
+            context_lens=views.context_lens,
+            num_decodes=len(views.context_lens),
+            max_query_len=1,
+            max_context_len=self._max_model_len,
+        )
+        weights = self._slabs.weights
+        lora = TritonLoraDelta(weights, views.tiles, self._partials, DECODE, self._fork)
+        return self._forward(views, batch, lora if with_lora else None)
+
+    def _forward_rows(self, step: Step, views: StepArrays[torch.Tensor]) -> torch.Tensor:
+        """Hidden states [T, E] of any step."""
+        items = step.scheduled
+        batch = AttentionBatch(
+            slot_mapping=views.slot_mapping,
+            block_tables=views.block_tables,
+            query_indptr=views.query_indptr,
+            context_lens=views.context_lens,
+            num_decodes=sum(item.num_tokens == 1 for item in items),
+            max_query_len=max(item.num_tokens for item in items),
+            max_context_len=max(item.start + item.num_tokens for item in items),
+        )
+        lora = None
+        if len(views.tiles):
+            slots = {item.adapter_slot for item in items} - {BASE_SLOT}
+            max_ranks = self._slabs.max_ranks(tuple(slots))
+            partials = self._slabs.weights.partials(PROMPT, step.num_tokens, max_ranks)
+            lora = TritonLoraDelta(self._slabs.weights, views.tiles, partials, PROMPT)
+        return self._forward(views, batch, lora)
+
+    def _forward(
+        self,
+        views: StepArrays[torch.Tensor],
+        attention: AttentionBatch,
+        lora: TritonLoraDelta | None,
+    ) -> torch.Tensor:
+        input_ids = resolve_input_ids(views.input_ids, views.sources, self._sampled)
+        batch = ForwardBatch(input_ids, views.positions, attention, views.sampled_rows)
+        bound = self._attention.bind(attention, self._kv_cache.layers[0])
+        return self._model.forward(batch, self._kv_cache, bound, lora)
+
+    def _logits(
+        self, step: Step, views: StepArrays[torch.Tensor], hidden: torch.Tensor
+    ) -> torch.Tensor:
+        """[N, vocab] of the sampled rows, of the model's dtype."""
+        num_sampled = len(step.sampling)
+        if num_sampled == step.num_tokens:
+            sampled = hidden[:num_sampled]
+        else:
+            sampled = hidden.index_select(0, views.sampled_rows[:num_sampled])
+        lora = None
+        slots = [item.adapter_slot for item in step.sampling if item.adapter_slot != BASE_SLOT]
+        if self._slabs.adapts_head(slots):
+            partials = self._slabs.weights.partials(
+                DECODE, num_sampled, self._slabs.max_ranks(slots)
+            )
+            lora = TritonLoraDelta(self._slabs.weights, views.head_tiles, partials, DECODE)
+        return self._model.logits(sampled, lora)
+
+    def _max_elements(self, limits: RunnerLimits) -> int:
+        return StepLayout(
+            num_rows=limits.max_batch_tokens,
+            num_sequences=limits.max_num_sequences,
+            table_width=self._table_width,
+            num_sampled=limits.max_num_sequences,
+            num_tiles=max(limits.max_batch_tokens, limits.max_num_sequences),
+            num_head_tiles=limits.max_num_sequences,
+        ).num_elements
+
+    def keep(self, step: Step, token_ids: torch.Tensor) -> None:
+        """Leave the sampled ids [N] where the next step finds them."""
+        self._sampled[: len(token_ids)].copy_(token_ids)
+        self._sampled_before = {item.sequence: place for place, item in enumerate(step.sampling)}
+
+    def fetch(self, sampled: SampledTensors) -> tuple[SampledTensors, torch.cuda.Event]:
+        """Start copying results to the host beside what is launched next."""
+        self._fetch_stream.wait_stream(torch.cuda.current_stream(self._kv_cache.device))
+        done = torch.cuda.Event()
+        with torch.cuda.stream(self._fetch_stream):
+            on_host = sampled.to_host()
+            done.record(self._fetch_stream)
+        return on_host, done
+
+
+class CudaStep:
+    """A step on the device."""
+
+    def __init__(self, runner: CudaRunner, step: Step, logits: torch.Tensor) -> None:
+        self.step = step
+        self._runner = runner
+        self._logits = logits
+        self._sampled: tuple[SampledTensors, SampledTensors, torch.cuda.Event] | None = None
+
+    @torch.inference_mode()
+    def sample(self) -> None:
+        """Enqueue sampling and the copy of its results."""
+        items = self.step.sampling
+        if not items:
+            return
+        mask = mask_rows(items, self._logits.shape[-1])
+        sampled = launch(self._logits, sampling_rows(items), mask)
+        self._runner.keep(self.step, sampled.token_ids)
+        # The device's tensors are kept until their copies are done.
+        self._sampled = (sampled, *self._runner.fetch(sampled))
+
+    def output(self) -> StepOutput:
+        if self._sampled is None:
+            return StepOutput((), (), ())
+        _, on_host, done = self._sampled
+        done.synchronize()
+        sampled = read(on_host)
+        return StepOutput(sampled.token_ids, sampled.logprobs, sampled.finite)
+
+
+def _tiles(step: Step, tile_rows: int) -> Int32s:
+    return tiles_of(row_segments(step), tile_rows)

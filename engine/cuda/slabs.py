@@ -1,0 +1,93 @@
+"""Adapters in GPU memory: one copy per adapter on a side stream, published by an event."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lorax_serve.engine.adapters.slab import PackedAdapter
+from lorax_serve.kernels.lora import LoraSite
+from lorax_serve.kernels.lora_table import LoraTable
+from lorax_serve.kernels.triton.lora_delta import LoraWeightsOnDevice
+
+_MAX_SLOTS = 4096  # rows of the table; a rank-1 adapter of a small model takes 0.1 MB
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A copy on its way, and the host memory it reads."""
+
+    done: torch.cuda.Event
+    slab: torch.Tensor
+    table_row: torch.Tensor
+
+
+class CudaSlabs:
+    """A SlabMemory whose adapters the SGMV kernels find through a table on the device."""
+
+    transposed_a = False
+    pin_memory = True
+    max_slots = _MAX_SLOTS
+
+    def __init__(
+        self,
+        sites: Sequence[LoraSite],
+        *,
+        capacity_bytes: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.dtype = dtype
+        self.capacity_bytes = capacity_bytes
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        layout = LoraTable.of(sites)
+        self.weights = LoraWeightsOnDevice.of(
+            layout,
+            slab=torch.empty(capacity_bytes // dtype.itemsize, dtype=dtype, device=device),
+            table=torch.zeros(_MAX_SLOTS, layout.width, dtype=torch.int64, device=device),
+        )
+        self._copies: dict[int, _Copy] = {}  # by slot, of those not known to be done
+        self._max_ranks: dict[int, int] = {}  # by slot
+        self._on_head: dict[int, bool] = {}  # by slot
+
+    def write(self, index: int, start: int, packed: PackedAdapter) -> None:
+        layout = packed.layout
+        first = start // self.dtype.itemsize
+        row = self.weights.layout.row(first, layout.a_offsets, layout.b_offsets, layout.ranks)
+        table_row = torch.from_numpy(row).pin_memory()
+        # What lay here may still be read by the steps in flight.
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        done = torch.cuda.Event()
+        with torch.cuda.stream(self._stream):
+            destination = self.weights.slab[first : first + layout.num_elements]
+            destination.copy_(packed.slab, non_blocking=True)
+            self.weights.table[index].copy_(table_row, non_blocking=True)
+            done.record(self._stream)
+        self._copies[index] = _Copy(done, packed.slab, table_row)
+        self._max_ranks[index] = self._most_ranks(layout.ranks)
+        self._on_head[index] = layout.ranks[-1] > 0
+
+    def is_written(self, index: int) -> bool:
+        copy = self._copies.get(index)
+        if copy is None:
+            return True
+        if not copy.done.query():
+            return False
+        del self._copies[index]
+        return True
+
+    def max_ranks(self, slots: Sequence[int]) -> int:
+        """The most ranks any of these slots has at one site; 0 without slots."""
+        return max((self._max_ranks[slot] for slot in slots), default=0)
+
+    def adapts_head(self, slots: Sequence[int]) -> bool:
+        """Whether any of these slots targets the last site, the model's head."""
+        return any(self._on_head[slot] for slot in slots)
+
+    def _most_ranks(self, ranks: Sequence[int]) -> int:
+        layout = self.weights.layout
+        return max(
+            sum(ranks[first : first + len(site.targets)])
+            for site, first in zip(layout.sites, layout.first_targets, strict=True)
+        )

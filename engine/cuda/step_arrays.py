@@ -1,0 +1,114 @@
+"""A step's integers, laid out in one buffer so that one copy takes them to the GPU.
+
+Legend: T rows (padded rows included), B sequences, P blocks per table, N sampled rows, M tiles.
+"""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Array = TypeVar("Array")
+Int32s = npt.NDArray[np.int32]
+
+_ALIGNMENT = 16  # elements: sections start at multiples of 64 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StepArrays(Generic[Array]):
+    """Views of the buffer's sections, on the host or on the device."""
+
+    input_ids: Array  # [T]; where sources is -1
+    sources: Array  # [T]: place of the row's id among those sampled by the step before, or -1
+    positions: Array  # [T]
+    slot_mapping: Array  # [T]; -1: padding
+    context_lens: Array  # [B]
+    block_tables: Array  # [B, P]
+    query_indptr: Array  # [B + 1]
+    sampled_rows: Array  # [N]
+    tiles: Array  # [M, 3], see kernels/lora_table.py
+    head_tiles: Array  # [M', 3], of the sampled rows
+
+
+@dataclass(frozen=True, slots=True)
+class StepLayout:
+    """Where the sections of steps of one shape lie."""
+
+    num_rows: int
+    num_sequences: int
+    table_width: int
+    num_sampled: int
+    num_tiles: int
+    num_head_tiles: int
+
+    @property
+    def _shapes(self) -> tuple[tuple[int, ...], ...]:
+        rows, sequences = self.num_rows, self.num_sequences
+        return (
+            (rows,),
+            (rows,),
+            (rows,),
+            (rows,),
+            (sequences,),
+            (sequences, self.table_width),
+            (sequences + 1,),
+            (self.num_sampled,),
+            (self.num_tiles, 3),
+            (self.num_head_tiles, 3),
+        )
+
+    @property
+    def num_elements(self) -> int:
+        return sum(_padded(_size(shape)) for shape in self._shapes)
+
+    def host_views(self, buffer: Int32s) -> StepArrays[Int32s]:
+        sections, start = [], 0
+        for shape in self._shapes:
+            size = _size(shape)
+            sections.append(buffer[start : start + size].reshape(shape))
+            start += _padded(size)
+        return StepArrays(*sections)
+
+    def device_views(self, buffer: torch.Tensor) -> StepArrays[torch.Tensor]:
+        sections, start = [], 0
+        for shape in self._shapes:
+            size = _size(shape)
+            sections.append(buffer[start : start + size].view(shape))
+            start += _padded(size)
+        return StepArrays(*sections)
+
+
+class StepUpload:
+    """One device buffer, and two pinned ones that take turns.
+
+    A pinned buffer is written again two uploads later. By then its copy is done, provided that
+    the results of every step are awaited before the second step after it is prepared.
+    """
+
+    def __init__(self, num_elements: int, device: torch.device) -> None:
+        self.device_buffer = torch.zeros(num_elements, dtype=torch.int32, device=device)
+        self._pinned = [
+            torch.zeros(num_elements, dtype=torch.int32, pin_memory=True) for _ in range(2)
+        ]
+        self._arrays = [tensor.numpy() for tensor in self._pinned]
+        self._turn = 0
+
+    def begin(self) -> Int32s:
+        """The host buffer of the next step; what it holds is of an older one."""
+        self._turn = 1 - self._turn
+        return self._arrays[self._turn]
+
+    def send(self, num_elements: int) -> None:
+        """Copy the buffer's beginning to the device, after the steps launched before."""
+        source = self._pinned[self._turn][:num_elements]
+        self.device_buffer[:num_elements].copy_(source, non_blocking=True)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape))
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

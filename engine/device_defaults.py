@@ -1,0 +1,36 @@
+"""What the operator leaves open, filled in by the kind of device."""
+
+from dataclasses import dataclass
+
+import torch
+
+from lorax_serve.engine.errors import ModelRefused
+from lorax_serve.ipc.config import EngineConfig
+
+_MIB = 2**20
+CPU_KV_CACHE_BYTES = 384 * _MIB
+CPU_ADAPTER_POOL_BYTES = 256 * _MIB
+GPU_ADAPTER_POOL_SHARE = 0.15  # of the device's memory
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """How large a step may become."""
+
+    max_num_sequences: int
+    max_batch_tokens: int
+
+
+def step_limits(config: EngineConfig, device: torch.device) -> StepLimits:
+    """Raises ModelRefused when not every running request could get a token a step."""
+    default_sequences, default_tokens = (64, 512) if device.type == "cpu" else (256, 8192)
+    max_batch_tokens = config.max_batch_tokens or default_tokens
+    limits = StepLimits(
+        config.max_num_sequences or min(default_sequences, max_batch_tokens), max_batch_tokens
+    )
+    if limits.max_batch_tokens < limits.max_num_sequences:
+        raise ModelRefused(
+            f"--max-batch-tokens {limits.max_batch_tokens} must be at least --max-num-sequences "
+            f"{limits.max_num_sequences}: every running request needs one token a step."
+        )
+    return limits

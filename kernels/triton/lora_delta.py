@@ -1,0 +1,120 @@
+"""The LoRA part of a step on a GPU."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from lorax_serve.kernels.lora import LoraSite
+from lorax_serve.kernels.lora_table import LoraTable
+from lorax_serve.kernels.triton.sgmv import ExpandShape, ShrinkShape, expand, shrink
+
+
+@dataclass(frozen=True, slots=True)
+class SgmvShapes:
+    """How one kind of step divides its work."""
+
+    shrink: ShrinkShape
+    wide_shrink: ShrinkShape  # where the input is wider than WIDE features
+    expand: ExpandShape
+
+    def shrink_of(self, in_features: int) -> ShrinkShape:
+        return self.wide_shrink if in_features > WIDE else self.shrink
+
+    def max_splits(self, in_features: int) -> int:
+        return self.shrink_of(in_features).num_splits(in_features)
+
+
+WIDE = 8192
+# A decode is bound by memory and launches: small tiles, and programs enough to fill the device with
+# one row. A prompt must not read its activations more often than needed: tall tiles, few splits.
+DECODE = SgmvShapes(
+    shrink=ShrinkShape(16, split=512, block_k=512, block_r=16, num_warps=2, num_stages=2),
+    wide_shrink=ShrinkShape(16, split=1024, block_k=1024, block_r=16, num_warps=2, num_stages=2),
+    expand=ExpandShape(block_n=512, num_warps=2),
+)
+PROMPT = SgmvShapes(
+    shrink=ShrinkShape(tile_rows=64, split=2048, block_k=128, block_r=64),
+    wide_shrink=ShrinkShape(tile_rows=64, split=2048, block_k=128, block_r=64),
+    expand=ExpandShape(block_n=256),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraWeightsOnDevice:
+    """All resident adapters: one buffer, and where each one's matrices lie in it."""
+
+    layout: LoraTable
+    slab: torch.Tensor  # [elements] of the model's dtype
+    table: torch.Tensor  # [slots, layout.width] int64
+    blocks: dict[tuple[int, int], torch.Tensor]  # (site index, block width) -> column blocks
+
+    @staticmethod
+    def of(layout: LoraTable, slab: torch.Tensor, table: torch.Tensor) -> "LoraWeightsOnDevice":
+        blocks = {
+            (site.index, width): torch.from_numpy(layout.column_blocks(site, width)).to(slab.device)
+            for site in layout.sites
+            for width in (DECODE.expand.block_n, PROMPT.expand.block_n)
+        }
+        return LoraWeightsOnDevice(layout, slab, table, blocks)
+
+    def partials(self, shapes: SgmvShapes, num_rows: int, max_ranks: int) -> torch.Tensor:
+        """Room for the partial products of a step, for sites of at most `max_ranks` ranks."""
+        num_splits = max(shapes.max_splits(site.in_features) for site in self.layout.sites)
+        return torch.empty(
+            num_splits, num_rows, max_ranks, dtype=torch.float32, device=self.slab.device
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TritonLoraDelta:
+    """A LoraDelta. Given a stream to fork to, shrink runs beside the base product."""
+
+    weights: LoraWeightsOnDevice
+    tiles: torch.Tensor  # [N, 3] int32
+    partials: torch.Tensor  # [S or more, T or more, R or more] float32, scratch
+    shapes: SgmvShapes = field(default=DECODE)
+    fork: torch.cuda.Stream | None = None
+
+    def shrink(self, x: torch.Tensor, site: LoraSite) -> "_Shrunk":
+        if self.fork is None:
+            self._shrink(x, site)
+        else:
+            self.fork.wait_stream(torch.cuda.current_stream(x.device))
+            with torch.cuda.stream(self.fork):
+                self._shrink(x, site)
+        return _Shrunk(self, site)
+
+    def _shrink(self, x: torch.Tensor, site: LoraSite) -> None:
+        shrink(
+            x,
+            self.weights.slab,
+            self.weights.table,
+            self.tiles,
+            self.partials,
+            site_column=self.weights.layout.site_column(site),
+            shape=self.shapes.shrink_of(site.in_features),
+            aligned=self.weights.layout.is_aligned,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Shrunk:
+    delta: TritonLoraDelta
+    site: LoraSite
+
+    def expand_into(self, y: torch.Tensor) -> None:
+        delta, shapes = self.delta, self.delta.shapes
+        if delta.fork is not None:
+            torch.cuda.current_stream(y.device).wait_stream(delta.fork)
+        expand(
+            y,
+            delta.weights.slab,
+            delta.weights.table,
+            delta.tiles,
+            delta.weights.blocks[self.site.index, shapes.expand.block_n],
+            delta.partials,
+            num_splits=shapes.max_splits(self.site.in_features),
+            tile_rows=shapes.shrink.tile_rows,
+            shape=shapes.expand,
+            aligned=delta.weights.layout.is_aligned,
+        )
