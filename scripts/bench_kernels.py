@@ -43,9 +43,9 @@ class Rates:
 
 def all_cases() -> list[Case]:
     # Imported here because the kernels need triton, which only a torch with CUDA brings.
-    from kernel_cases import elementwise
+    from kernel_cases import attention, elementwise, lora, sampling
 
-    return [*elementwise.cases()]
+    return [case for room in (elementwise, attention, lora, sampling) for case in room.cases()]
 
 
 def median_us(calls: list[Call], *, min_launches: int = MIN_LAUNCHES) -> float:
@@ -76,9 +76,19 @@ def _event() -> torch.cuda.Event:
 
 
 def copy_us(device: torch.device) -> float:
-    source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
+    """Not from a graph: there the driver may use its copy engines, which are slower."""
+    source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device).random_()
     target = torch.empty_like(source)
-    return median_us([lambda: target.copy_(source)], min_launches=1)
+    return median(_elapsed_us(lambda: target.copy_(source)) for _ in range(NUM_REPLAYS))
+
+
+def _elapsed_us(call: Call) -> float:
+    start, end = _event(), _event()
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) * 1e3
 
 
 def matmul_us(device: torch.device) -> float:

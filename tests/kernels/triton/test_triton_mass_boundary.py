@@ -1,4 +1,4 @@
-"""The bisection finds the key that sorting finds."""
+"""The radix selection finds the key that sorting finds."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from devices import DEVICES
 from lorax_serve.engine.sampling.ranking import mass_boundary_by_sorting, rank_keys
 from lorax_serve.kernels.triton.mass_boundary import mass_boundary
 
-MASSES = (1e-9, 0.1, 0.5, 0.9, 0.999)
+MASSES = (1e-9, 0.5, 0.9)
 
 
 def rows_with_ties(num_rows: int, vocab_size: int) -> torch.Tensor:
@@ -21,12 +21,12 @@ def rows_with_ties(num_rows: int, vocab_size: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("vocab_size", [1, 37, 300])
-def test_bisection_equals_sorting(vocab_size: int, device: torch.device) -> None:
+def test_selection_equals_sorting(vocab_size: int, device: torch.device) -> None:
     check(rows_with_ties(2, vocab_size) if vocab_size > 1 else torch.zeros(2, 1), device)
 
 
 @pytest.mark.gpu
-def test_bisection_equals_sorting_over_a_large_vocabulary() -> None:
+def test_selection_equals_sorting_over_a_large_vocabulary() -> None:
     check(rows_with_ties(4, 128256), torch.device("cuda"))
 
 
@@ -40,8 +40,8 @@ def check(scores: torch.Tensor, device: torch.device) -> None:
         kept = (probs * (keys <= got)).double().sum(-1)
         wanted_kept = (probs * (keys <= expected)).double().sum(-1)
         torch.testing.assert_close(kept, wanted_kept, rtol=0, atol=2e-4)
-        if vocab_is_small := scores.shape[-1] <= 300:
-            assert vocab_is_small and torch.equal(got, expected)
+        if scores.shape[-1] <= 300:
+            assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)
