@@ -1,4 +1,4 @@
-"""The radix selection finds the key that sorting finds."""
+"""The bisection finds the key that sorting finds."""
 
 import pytest
 import torch
@@ -21,12 +21,12 @@ def rows_with_ties(num_rows: int, vocab_size: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("vocab_size", [1, 37, 300])
-def test_selection_equals_sorting(vocab_size: int, device: torch.device) -> None:
+def test_bisection_equals_sorting(vocab_size: int, device: torch.device) -> None:
     check(rows_with_ties(2, vocab_size) if vocab_size > 1 else torch.zeros(2, 1), device)
 
 
 @pytest.mark.gpu
-def test_selection_equals_sorting_over_a_large_vocabulary() -> None:
+def test_bisection_equals_sorting_over_a_large_vocabulary() -> None:
     check(rows_with_ties(4, 128256), torch.device("cuda"))
 
 
