@@ -7,6 +7,7 @@ dropped. A runner that computes at once (`overlaps` is false) has every step app
 is planned.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Protocol
 
@@ -20,14 +21,20 @@ from lorax_serve.engine.scheduler import Scheduler
 from lorax_serve.engine.sequence import Sequence, SequenceId
 from lorax_serve.engine.step import Step, StepOutput
 from lorax_serve.grammar.errors import GrammarError
-from lorax_serve.ipc.link import EngineLink
-from lorax_serve.ipc.messages import Abort, EngineReady, Generate, Hello, ToEngine
+from lorax_serve.ipc.messages import Abort, EngineReady, Generate, Hello, ToEngine, ToFrontend
 from lorax_serve.ipc.types import ErrorCode
 
 log = structlog.get_logger(__name__)
 
 # How long to sleep while nothing but a copy of an adapter to the device is under way.
-_COPY_POLL_SECONDS = 0.0005
+_COPY_POLL_SECONDS = 0.001
+
+
+class Link(Protocol):
+    """The frontends, as EngineLink reaches them."""
+
+    def receive(self, timeout_seconds: float | None) -> Iterable[tuple[bytes, ToEngine]]: ...
+    def send(self, frontend: bytes, message: ToFrontend) -> bool: ...
 
 
 class LaunchedStep(Protocol):
@@ -58,7 +65,7 @@ class EngineCore:
     def __init__(
         self,
         *,
-        link: EngineLink,
+        link: Link,
         ready: EngineReady,
         intake: Intake,
         scheduler: Scheduler,

@@ -42,8 +42,8 @@ class GpuMemory:
             "graphs": self.graphs,
         }
         (first, budget), *others = parts.items()
-        terms = " - ".join(f"{_gib(size)} {name}" for name, size in others)
-        return f"{first} = {_gib(budget)}; {terms} = {_gib(self.kv_cache)} GiB for the KV cache"
+        terms = "".join(f" - {_gib(size)} {name}" for name, size in others)
+        return f"{first} = {_gib(budget)}{terms} = {_gib(self.kv_cache)} GiB for the KV cache"
 
 
 def measure(

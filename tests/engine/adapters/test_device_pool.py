@@ -258,3 +258,43 @@ def test_slabs_round_trip_through_the_pool() -> None:
         assert views is not None
         for target, view in zip(site.targets, views.targets, strict=True):
             assert torch.equal(views.a_t[:, view.ranks].t(), a_of[target.module])
+
+
+class SlowMemory(TorchSlabs):
+    """Copies that take until they are said to be done."""
+
+    def __init__(self, capacity_bytes: int, max_slots: int = 8) -> None:
+        super().__init__(SITES, capacity_bytes=capacity_bytes, dtype=torch.float32, device=CPU)
+        self.max_slots = max_slots  # type: ignore[misc]
+        self.arrived: set[int] = set()
+
+    def is_written(self, index: int) -> bool:
+        return index in self.arrived
+
+
+def test_an_adapter_under_way_is_neither_used_nor_evicted() -> None:
+    memory = SlowMemory(ALIGNMENT)
+    pool = AdapterPool(SITES, memory)
+    slot = place(pool, "a")
+    assert pool.num_arriving == 1 and not pool.is_ready(slot)
+    pool.poll()
+    assert pool.place(blank("b", 1)) is None, "its bytes are still being written"
+    memory.arrived.add(slot.index)
+    pool.poll()
+    assert pool.is_ready(slot) and pool.num_arriving == 0 and slot.num_pins == 0
+    memory.arrived.clear()
+    assert pool.place(blank("b", 1)) is not None
+    assert pool.find("a") is None
+
+
+def test_no_more_slots_than_the_memory_can_name() -> None:
+    memory = SlowMemory(100 * ALIGNMENT, max_slots=2)
+    memory.arrived.update(range(3))
+    pool = AdapterPool(SITES, memory)
+    first, second = place(pool, "a"), place(pool, "b")
+    pool.pin(second)
+    third = place(pool, "c")
+    assert pool.find("a") is None and third.index == first.index
+    pool.pin(third)
+    assert pool.place(blank("d", 1)) is None
+    pool.check_integrity()
