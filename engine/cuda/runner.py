@@ -26,7 +26,7 @@ from lorax_serve.kernels.attention_batch import AttentionBatch
 from lorax_serve.kernels.lora import BASE_SLOT
 from lorax_serve.kernels.lora_table import tiles_of
 from lorax_serve.kernels.triton.input_ids import resolve_input_ids
-from lorax_serve.kernels.triton.lora_delta import DECODE, PROMPT, TritonLoraDelta
+from lorax_serve.kernels.triton.lora_delta import DECODE, PROMPT, TritonLoraDelta, warm_up
 
 _NO_TILES = np.empty((0, 3), dtype=np.int32)
 
@@ -78,7 +78,11 @@ class CudaRunner:
 
     @torch.inference_mode()
     def capture(self, report: Callable[[float], None]) -> None:
-        """Capture the decode graphs; `report` gets fractions from 0 to 1."""
+        """Compile kernels and capture the decode graphs, before any adapter is placed.
+
+        `report` gets fractions from 0 to 1.
+        """
+        warm_up(self._slabs.weights, PROMPT)
         self._graphs.capture(report)
 
     @torch.inference_mode()

@@ -60,8 +60,9 @@ class LoraWeightsOnDevice:
     def partials(self, shapes: SgmvShapes, num_rows: int, max_ranks: int) -> torch.Tensor:
         """Room for the partial products of a step, for sites of at most `max_ranks` ranks."""
         num_splits = max(shapes.max_splits(site.in_features) for site in self.layout.sites)
+        width = -(-max_ranks // 16) * 16
         return torch.empty(
-            num_splits, num_rows, max_ranks, dtype=torch.float32, device=self.slab.device
+            num_splits, num_rows, width, dtype=torch.float32, device=self.slab.device
         )
 
 
@@ -118,3 +119,18 @@ class _Shrunk:
             shape=shapes.expand,
             aligned=delta.weights.layout.is_aligned,
         )
+
+
+def warm_up(weights: LoraWeightsOnDevice, shapes: SgmvShapes) -> None:
+    """Compile what steps of these shapes need, so that no request waits for it.
+
+    To be called while no adapter is placed: slot 0 has no ranks then, and nothing is computed.
+    """
+    device, dtype = weights.slab.device, weights.slab.dtype
+    tiles = torch.tensor([[0, 0, 1]], dtype=torch.int32, device=device)
+    delta = TritonLoraDelta(weights, tiles, weights.partials(shapes, 1, 1), shapes)
+    for site in weights.layout.sites:
+        last = site.targets[-1]
+        x = torch.zeros(1, site.in_features, dtype=dtype, device=device)
+        y = torch.zeros(1, last.out_start + last.out_features, dtype=dtype, device=device)
+        delta.shrink(x, site).expand_into(y)

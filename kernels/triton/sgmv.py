@@ -48,7 +48,8 @@ class ExpandShape:
     num_warps: int = 4
 
 
-@triton.jit
+# Sites and batches differ in these: a variant for each would be compiled while requests wait.
+@triton.jit(do_not_specialize=["site_column", "split_stride", "row_stride"])
 def _shrink_kernel(
     x_ptr,
     x_stride,
@@ -83,6 +84,7 @@ def _shrink_kernel(
     if ALIGNED:
         a_offset = tl.multiple_of(a_offset, 8)
 
+    row_stride = tl.multiple_of(row_stride, 16)
     rows = tl.arange(0, TILE_ROWS)
     in_tile = rows < num_rows
     x_rows = x_ptr + (first_row + rows)[:, None] * x_stride
@@ -131,7 +133,7 @@ def _shrink_kernel(
             )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["split_stride", "row_stride"])
 def _expand_kernel(
     y_ptr,
     y_stride,
@@ -238,7 +240,8 @@ def shrink(
     """partials[s, t, r] = x[t, split s] . A[r, split s] for every rank r of row t's adapter.
 
     x [T, I]; slab [elements] of x's dtype; table [slots, width] int64; tiles [N, 3] int32;
-    partials [S or more, T or more, R or more] float32, untouched where nothing is computed.
+    partials [S or more, T or more, R or more] float32, its last size a multiple of 16, untouched
+    where nothing is computed.
     """
     in_features = x.shape[1]
     _shrink_kernel[(tiles.shape[0], shape.num_splits(in_features))](

@@ -17,6 +17,7 @@ from lorax_serve.kernels.triton.lora_delta import (
     LoraWeightsOnDevice,
     SgmvShapes,
     TritonLoraDelta,
+    warm_up,
 )
 from lorax_serve.kernels.triton.sgmv import ExpandShape, ShrinkShape
 from random_lora import out_features, random_weights
@@ -181,6 +182,17 @@ def test_a_row_gets_the_same_bits_beside_any_other_adapters(device: torch.device
             alone = torch.zeros(1, out_features(site), device=device)
             pool.delta(segments_of([rows[row]])).shrink(x[row : row + 1], site).expand_into(alone)
             assert relative_error(alone[0], together[row]) < 1e-6
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_warming_up_computes_nothing(device: torch.device) -> None:
+    layout = LoraTable.of(fused_sites(128))
+    slab = torch.full((16,), float("nan"), device=device)
+    table = torch.zeros(2, layout.width, dtype=torch.int64, device=device)
+    weights = LoraWeightsOnDevice.of(layout, slab, table)
+    for shapes in (DECODE, PROMPT):
+        warm_up(weights, shapes)
+    assert bool(slab.isnan().all()) and not bool(table.any())
 
 
 @pytest.mark.parametrize("device", DEVICES)
