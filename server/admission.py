@@ -17,7 +17,7 @@ from lorax_serve.ipc.types import (
     RequestId,
     StopConditions,
 )
-from lorax_serve.server.errors import ServeError
+from lorax_serve.server.errors import ServeError, UnservedSource
 from lorax_serve.server.request import Constraint, GenerationRequest
 from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.structured_output import ConstraintCompiler
@@ -63,7 +63,7 @@ class Admission:
         info = self._service.engine.info
         _check_stops(asked, self._service.limits)
         _check_vocabulary(asked, info.vocab_size)
-        adapter = self._adapter(asked.adapter_id)
+        adapter = self._adapter(asked.adapter_id, asked.adapter_source)
         prompt_ids = await self._prompt_ids(asked, info.max_model_len)
         max_new_tokens = _max_new_tokens(asked, len(prompt_ids), info)
         grammar, warnings = await self._grammar(asked.constraint)
@@ -94,9 +94,11 @@ class Admission:
     ) -> tuple[GrammarSpec | None, tuple[str, ...]]:
         return (None, ()) if constraint is None else await self._compiler.compile(constraint)
 
-    def _adapter(self, adapter_id: str) -> AdapterRef | None:
-        if adapter_id in ("", self._service.model_id):
+    def _adapter(self, adapter_id: str, source: str) -> AdapterRef | None:
+        if not adapter_id or self._service.is_base(adapter_id):
             return None
+        if source.lower() != "local":
+            raise UnservedSource
         return self._service.adapters.resolve(adapter_id)
 
     async def _prompt_ids(self, asked: GenerationRequest, max_model_len: int) -> list[int]:

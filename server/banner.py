@@ -61,8 +61,9 @@ class Banner:
 
     def _model(self) -> str:
         revision = f"@{self.source.revision}" if self.source.revision else ""
+        folder = f", {self.source.folder}" if self.source.aliases else ""
         size = f"{self.info.num_parameters / 1e9:.3g}B parameters"
-        return f"{self.source.model_id}{revision} ({self.info.architecture}, {size})"
+        return f"{self.source.model_id}{revision} ({self.info.architecture}, {size}){folder}"
 
     def _adapters(self) -> str:
         fit = (

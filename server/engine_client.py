@@ -83,12 +83,12 @@ class EngineClient:
         """Refuse all later requests with `error`; the open ones go on."""
         self._refusal = error
 
-    def fail_all(self, error: ServeError) -> None:
-        """End every open request with `error` and refuse all later ones with it.
+    def fail_all(self, error: ServeError, *, refusal: ServeError | None = None) -> None:
+        """End every open request with `error` and refuse all later ones with `refusal`, or it too.
 
         The engine is told nothing: it is gone, or about to be ended.
         """
-        self.refuse_new(error)
+        self.refuse_new(error if refusal is None else refusal)
         for request_id in list(self._open):
             self._end(request_id).put_nowait(error)
 

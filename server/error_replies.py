@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from lorax_serve.ipc.types import ErrorCode
-from lorax_serve.server.errors import MalformedBody, ServeError
+from lorax_serve.server.errors import EngineLost, MalformedBody, ServeError, UnservedSource
 
 # Even if every byte needs an escape, the whole body stays under a kilobyte.
 MAX_MESSAGE_BYTES = 400
@@ -24,15 +24,15 @@ NATIVE: dict[ErrorCode, tuple[HTTPStatus, str]] = {
     ErrorCode.UNSUPPORTED_PARAMETER: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
     ErrorCode.INVALID_JSON_SCHEMA: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
     ErrorCode.SCHEMA_TOO_COMPLEX: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
-    ErrorCode.MODEL_NOT_FOUND: (HTTPStatus.NOT_FOUND, "generation"),
-    ErrorCode.ADAPTER_CORRUPT: (HTTPStatus.UNPROCESSABLE_ENTITY, "generation"),
-    ErrorCode.ADAPTER_INCOMPATIBLE: (HTTPStatus.UNPROCESSABLE_ENTITY, "generation"),
-    ErrorCode.ADAPTER_TOO_LARGE: (HTTPStatus.UNPROCESSABLE_ENTITY, "generation"),
+    ErrorCode.MODEL_NOT_FOUND: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
+    ErrorCode.ADAPTER_CORRUPT: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
+    ErrorCode.ADAPTER_INCOMPATIBLE: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
+    ErrorCode.ADAPTER_TOO_LARGE: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.QUEUE_FULL: (HTTPStatus.TOO_MANY_REQUESTS, "overloaded"),
     ErrorCode.NOT_READY: (HTTPStatus.SERVICE_UNAVAILABLE, "not_ready"),
     ErrorCode.ENGINE_LOST: (HTTPStatus.SERVICE_UNAVAILABLE, "incomplete_generation"),
     ErrorCode.SERVER_SHUTDOWN: (HTTPStatus.SERVICE_UNAVAILABLE, "incomplete_generation"),
-    ErrorCode.GENERATION_ERROR: (HTTPStatus.INTERNAL_SERVER_ERROR, "generation"),
+    ErrorCode.GENERATION_ERROR: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
 }
 
 RETRY_AFTER = {
@@ -49,8 +49,12 @@ HTTP_SENTENCES: dict[int, tuple[str, str]] = {
     405: ("method_not_allowed", "This address does not answer that method."),
     408: ("request_timeout", "The body did not arrive in time."),
     413: ("payload_too_large", "The body is too large."),
-    415: ("unsupported_media_type", "Send application/json without Content-Encoding."),
+    415: ("unsupported_media_type", "The Content-Type must be application/json."),
 }
+
+
+class EncodedBody(web.HTTPUnsupportedMediaType):
+    """A body under a Content-Encoding."""
 
 
 class NativeError(msgspec.Struct, frozen=True):
@@ -80,10 +84,13 @@ class Failure:
     native_status: HTTPStatus
     param: str | None = None
     retry_after: int | None = None  # seconds
+    should_retry: bool = True  # False: the same request may do the same harm again
+    native_message: str | None = None  # where it differs
 
     def native_body(self) -> bytes:
+        message = self.message if self.native_message is None else self.native_message
         return msgspec.json.encode(
-            NativeError(_bounded(self.message, MAX_MESSAGE_BYTES), self.native_type)
+            NativeError(_bounded(message, MAX_MESSAGE_BYTES), self.native_type)
         )
 
     def openai_body(self) -> bytes:
@@ -103,11 +110,21 @@ INTERNAL = Failure(
     native_status=HTTPStatus.INTERNAL_SERVER_ERROR,
 )
 
+UNREADABLE = Failure(
+    message="The request cannot be read as HTTP.",
+    code="bad_request",
+    native_type="bad_request",
+    status=HTTPStatus.BAD_REQUEST,
+    native_status=HTTPStatus.BAD_REQUEST,
+)
+
 
 def failure_of(error: ServeError) -> Failure:
     native_status, native_type = NATIVE[error.code]
     if isinstance(error, MalformedBody):
         native_status, native_type = HTTPStatus.BAD_REQUEST, "bad_request"
+    elif isinstance(error, UnservedSource):  # which LoRAX finds out when it loads the adapter
+        native_status, native_type = NATIVE[ErrorCode.MODEL_NOT_FOUND]
     return Failure(
         message=error.message,
         code=error.code.value,
@@ -116,21 +133,25 @@ def failure_of(error: ServeError) -> Failure:
         native_status=native_status,
         param=error.param,
         retry_after=RETRY_AFTER.get(error.code),
+        should_retry=not isinstance(error, EngineLost),
+        native_message=error.native_message,
     )
 
 
 def failure_of_http(error: web.HTTPException) -> Failure:
     status = HTTPStatus(error.status)
     code, sentence = HTTP_SENTENCES.get(error.status, ("http_error", status.phrase + "."))
+    if isinstance(error, EncodedBody):
+        sentence = "The body must come without Content-Encoding."
     return Failure(sentence, code, code, status, status)
 
 
-def is_openai(request: web.Request) -> bool:
+def is_openai(request: web.BaseRequest) -> bool:
     """Which API's shape an answer to this request has."""
     return request.path.startswith("/v1/")
 
 
-def error_reply(request: web.Request, failure: Failure) -> web.Response:
+def error_reply(request: web.BaseRequest, failure: Failure) -> web.Response:
     openai = is_openai(request)
     reply = web.Response(
         status=failure.status if openai else failure.native_status,
@@ -139,6 +160,8 @@ def error_reply(request: web.Request, failure: Failure) -> web.Response:
     )
     if failure.retry_after is not None:
         reply.headers["Retry-After"] = str(failure.retry_after)
+    if not failure.should_retry:
+        reply.headers["x-should-retry"] = "false"  # OpenAI's clients heed it
     return reply
 
 

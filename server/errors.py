@@ -2,7 +2,8 @@
 
 ServeError          one request fails; carries an ErrorCode, a sentence and maybe the field's name
 ├── MalformedBody   the request's bytes are not JSON at all
-└── EngineLost      the engine process is gone; every open request gets this
+├── UnservedSource  adapters are not fetched from where the request says
+└── EngineLost      the engine process is gone; every request it had taken gets this
 
 StartError          the server cannot start; the sentence is for the operator
 """
@@ -30,13 +31,24 @@ STATUS: dict[ErrorCode, HTTPStatus] = {
 
 
 class ServeError(Exception):
-    """Fails one request. `message` is safe to show: no paths, no library text, no input echoed."""
+    """Fails one request. `message` is safe to show: no paths, no library text, no input echoed.
 
-    def __init__(self, code: ErrorCode, message: str, *, param: str | None = None) -> None:
+    `native_message` says it in LoRAX's words where they differ.
+    """
+
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        param: str | None = None,
+        native_message: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.param = param
+        self.native_message = message if native_message is None else native_message
 
     @property
     def status(self) -> HTTPStatus:
@@ -50,8 +62,16 @@ class MalformedBody(ServeError):
         super().__init__(ErrorCode.INVALID_REQUEST, message)
 
 
+class UnservedSource(ServeError):
+    """An adapter is named with a source other than this machine's folders."""
+
+    def __init__(self) -> None:
+        sentence = "`adapter_source` is not supported by this server; only `local` is."
+        super().__init__(ErrorCode.UNSUPPORTED_PARAMETER, sentence, param="adapter_source")
+
+
 class EngineLost(ServeError):
-    """The engine process ended while the request was open."""
+    """The engine process ended while it had the request, which may be what ended it."""
 
     def __init__(self, message: str = "The engine stopped while this request was open.") -> None:
         super().__init__(ErrorCode.ENGINE_LOST, message)

@@ -4,6 +4,7 @@ import asyncio
 
 from aiohttp import web
 
+from lorax_serve.server.error_replies import EncodedBody
 from lorax_serve.server.service import Limits
 
 
@@ -14,7 +15,7 @@ async def read_json(request: web.Request, limits: Limits) -> bytes:
     does not arrive in time.
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise web.HTTPUnsupportedMediaType
+        raise EncodedBody
     if request.content_type != "application/json" and not request.content_type.endswith("+json"):
         raise web.HTTPUnsupportedMediaType
     if (request.content_length or 0) > limits.max_body_bytes:

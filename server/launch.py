@@ -111,6 +111,7 @@ class _Serving:
         config = self._settings.server
         return Service(
             model_id=self._source.model_id,
+            model_aliases=self._source.aliases,
             model_revision=self._source.revision,
             engine=client,
             tokenizer=self._tokenizer,

@@ -2,10 +2,9 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -14,14 +13,11 @@ from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.engine_client import EngineClient
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.handshake import ReportProgress
-from lorax_serve.server.listening import port_refused
+from lorax_serve.server.http_server import serving
 from lorax_serve.server.stop_signals import StopRequested, StopSignals, stop_signals
 from lorax_serve.server.supervisor import EngineLaunch, RunningEngine, running_engine
 
 log = structlog.get_logger(__name__)
-
-KEEPALIVE_SECONDS: Final = 75.0  # aiohttp's default is an hour
-LAST_WRITE_SECONDS: Final = 2.0  # for a reply whose request has just ended
 
 
 @dataclass(frozen=True)
@@ -44,53 +40,22 @@ async def live(plan: Plan) -> str | None:
     with stop_signals() as signals:
         try:
             async with running_engine(plan.launch, plan.report, signals) as engine:
-                async with _http(plan.build_app(engine.client), plan.sockets) as runner:
+                async with serving(plan.build_app(engine.client), plan.sockets) as listeners:
                     plan.on_ready(engine.client)
                     await _first(signals.requested.wait(), _lost(engine))
-                    await _drain(engine, runner, signals, plan.shutdown_seconds)
+                    for listener in listeners:
+                        listener.close()
+                    await _drain(engine, signals, plan.shutdown_seconds)
                 return engine.lost.result() if engine.lost.done() else None
         except StopRequested:
             return None
 
 
-@asynccontextmanager
-async def _http(
-    app: web.Application, sockets: Sequence[socket.socket]
-) -> AsyncIterator[web.AppRunner]:
-    """`app` served on the sockets; on leaving, connections get LAST_WRITE_SECONDS."""
-    runner = web.AppRunner(
-        app,
-        handler_cancellation=True,  # a client that leaves takes its request along
-        keepalive_timeout=KEEPALIVE_SECONDS,
-        shutdown_timeout=LAST_WRITE_SECONDS,
-        access_log=None,
-    )
-    await runner.setup()
-    try:
-        for bound in sockets:
-            await _listen(runner, bound)
-        yield runner
-    finally:
-        await runner.cleanup()
-
-
-async def _listen(runner: web.AppRunner, bound: socket.socket) -> None:
-    host, port = bound.getsockname()[:2]
-    try:
-        await web.SockSite(runner, bound).start()
-    except OSError as error:  # another server was loading at the same time, and was faster
-        raise port_refused(error, host, port) from error
-
-
-async def _drain(
-    engine: RunningEngine, runner: web.AppRunner, signals: StopSignals, seconds: float
-) -> None:
+async def _drain(engine: RunningEngine, signals: StopSignals, seconds: float) -> None:
     """Take nothing new; let the open requests end within `seconds`, then fail the rest.
 
     A second signal, or the loss of the engine, ends the wait.
     """
-    for site in list(runner.sites):
-        await site.stop()
     error = ServeError(ErrorCode.SERVER_SHUTDOWN, "The server is shutting down.")
     if not engine.lost.done():
         engine.client.refuse_new(error)

@@ -1,5 +1,6 @@
 """Where the base model comes from: a folder of this machine, the Hugging Face hub, or the demo."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,10 +32,11 @@ _UNWANTED: Final = ("*/*", "consolidated*")
 
 @dataclass(frozen=True)
 class ModelSource:
-    model_id: str  # what clients call the base model
+    model_id: str  # what clients call the base model; of a folder its last name, never its path
     revision: str | None  # the commit of a hub model
     folder: Path
     adapter_dir: Path | None  # the operator's, or the demo's own
+    aliases: frozenset[str] = frozenset()  # what a client may call it too
 
 
 def find_model(config: ServerConfig, report: Report) -> ModelSource:
@@ -48,7 +50,9 @@ def find_model(config: ServerConfig, report: Report) -> ModelSource:
     if folder.is_dir():
         if config.revision is not None:
             raise StartError(f"--revision is for hub models, and {folder} is a folder.")
-        return ModelSource(config.model_id, None, _checked(folder), config.adapter_dir)
+        folder = _checked(folder)
+        aliases = frozenset((config.model_id, str(folder)))
+        return ModelSource(folder.name, None, folder, config.adapter_dir, aliases)
     name, revision = _hub_name(config.model_id, config.revision)
     folder, commit = download_model(name, revision, config.cache_dir / "hub", report, HfApi())
     return ModelSource(name, commit, _checked(folder), config.adapter_dir)
@@ -125,7 +129,7 @@ def _checked(folder: Path) -> Path:
         raise StartError(
             f"{folder} has no *.safetensors; other formats, pickles above all, are not read."
         )
-    return folder.absolute()
+    return Path(os.path.abspath(folder))  # not resolved: a link's own name is what users know
 
 
 def _demo_adapters() -> Path | None:

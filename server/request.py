@@ -44,7 +44,8 @@ Constraint = JsonSchema | JsonObject | Regex | Choice
 class GenerationRequest:
     prompt: str | tuple[int, ...]  # text, or token ids as the client sent them
     sampling: SamplingParams
-    adapter_id: str = ""  # "" or the served model's id: the base model
+    adapter_id: str = ""  # "" or a name of the served model: the base model
+    adapter_source: str = "local"  # of no account for the base model
     add_special_tokens: bool = True
     truncate: int | None = None  # keep only this many last prompt tokens
     max_new_tokens: int | None = None  # None: as many as fit

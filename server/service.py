@@ -50,6 +50,7 @@ class Limits:
 @dataclass(frozen=True, kw_only=True)
 class Service:
     model_id: str
+    model_aliases: frozenset[str] = frozenset()  # what else names the base model in a request
     model_revision: str | None
     engine: Engine
     tokenizer: Tokenizer
@@ -59,3 +60,6 @@ class Service:
     limits: Limits
     version: str
     started_at: int = field(default_factory=lambda: int(time.time()))  # Unix seconds
+
+    def is_base(self, name: str) -> bool:
+        return name == self.model_id or name in self.model_aliases

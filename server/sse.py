@@ -7,12 +7,14 @@ answer look complete.
 """
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from lorax_serve.server.error_replies import INTERNAL, Failure, failure_of
 from lorax_serve.server.errors import ServeError
@@ -100,12 +102,20 @@ class _Wire:
     def tear(self) -> None:
         """Close the connection behind what was written, without the end that HTTP asks for."""
         if self.request.transport is not None:
+            self._break(self.request.transport)
             self.request.transport.close()
 
     def drop(self) -> None:
         """Close the connection at once: what a client does not read is of no use to it."""
         if self.request.transport is not None:
+            self._break(self.request.transport)
             self.request.transport.abort()
+
+    def _break(self, transport: asyncio.Transport) -> None:
+        """Without chunks the end of a connection is the end of a stream: make it a reset."""
+        if self.request.version < HttpVersion11:
+            plain: socket.socket = transport.get_extra_info("socket")
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     async def _write(self, chunk: bytes) -> None:
         self._last_write = asyncio.get_running_loop().time()

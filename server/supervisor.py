@@ -14,10 +14,10 @@ import structlog
 
 from lorax_serve.ipc.config import EngineConfig
 from lorax_serve.ipc.link import FrontendLink, LinkError
-from lorax_serve.ipc.types import EngineInfo
+from lorax_serve.ipc.types import EngineInfo, ErrorCode
 from lorax_serve.server.engine_client import EngineClient
 from lorax_serve.server.engine_process import ENGINE_COMMAND, EngineProcess
-from lorax_serve.server.errors import EngineLost, StartError
+from lorax_serve.server.errors import EngineLost, ServeError, StartError
 from lorax_serve.server.handshake import ReportProgress, handshake
 from lorax_serve.server.runtime_dir import engine_endpoint, runtime_dir
 from lorax_serve.server.stop_signals import StopRequested, StopSignals
@@ -102,7 +102,8 @@ async def _watch(process: EngineProcess, client: EngineClient) -> str:
         log.error("engine_lost", reason=sentence, num_open_requests=client.num_open)
         return sentence
     finally:
-        client.fail_all(EngineLost("The engine has stopped."))
+        gone = ServeError(ErrorCode.ENGINE_LOST, "The engine has stopped.")
+        client.fail_all(EngineLost(), refusal=gone)
         dispatch.cancel()
         death.cancel()
 

@@ -94,6 +94,20 @@ def test_an_engine_without_a_gpu_never_imports_triton() -> None:
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
 
 
+def test_a_running_engine_knows_no_text() -> None:
+    """Ids in, ids out. Preparing the demo's files is a program of its own, with a tokenizer."""
+    names = [name for name in modules("engine") if not name.endswith(".demo_conversion")]
+    code = (
+        "import importlib, sys\n"
+        "[importlib.import_module(name) for name in sys.argv[1:]]\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "sys.exit(' '.join(loaded & {'tokenizers', 'transformers', 'jinja2', 'aiohttp'}) or 0)\n"
+    )
+    command = [sys.executable, "-P", "-c", code, "lorax_serve.engine.__main__", *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_importing_says_and_configures_nothing() -> None:
     code = (
         "import importlib, logging, sys\n"

@@ -77,7 +77,7 @@ class ChatView:
         self._tokenizer = service.tokenizer
         self._lists_logprobs = body.logprobs
         self._tier: Tier = UNSET if body.service_tier is None else "default"
-        self._identity = identity(service, accepted, prefix="chatcmpl-", model=body.model)
+        self._identity = identity(service, accepted, prefix="chatcmpl-")
         self._usage = UsageReport(body.stream_options, accepted.num_prompt_tokens)
         self._begun = False
 

@@ -49,7 +49,7 @@ class CompletionView:
     def __init__(self, service: Service, accepted: Accepted, body: CompletionBody) -> None:
         self._tokenizer = service.tokenizer
         self._lists_logprobs = body.logprobs is not None
-        self._identity = identity(service, accepted, prefix="cmpl-", model=body.model)
+        self._identity = identity(service, accepted, prefix="cmpl-")
         self._usage = UsageReport(body.stream_options, accepted.num_prompt_tokens)
         self._num_characters = 0
 

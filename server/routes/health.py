@@ -27,6 +27,9 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     validation_workers: int = 1
     eager_prefill: bool = True
     version: str
+    sha: str | None = None  # of the code, where the build knows it
+    docker_label: str | None = None
+    request_logger_url: str | None = None  # requests are not logged anywhere
 
 
 async def health(request: web.Request) -> web.Response:

@@ -21,7 +21,7 @@ async def retrieve_model(request: web.Request) -> web.Response:
     """The id is the rest of the path: it may hold slashes. Raises ServeError if unknown."""
     service = request.app[SERVICE]
     name = request.match_info["model_id"]
-    if name == service.model_id:
+    if service.is_base(name):
         return _reply(_base(service))
     service.adapters.resolve(name)
     return _reply(_adapter(service, name))

@@ -44,7 +44,8 @@ class NativeView:
         self._num_prompt_tokens = accepted.num_prompt_tokens
         self._asked = asked
         self._prefix = inputs if asked.return_full_text else ""
-        self._seed = accepted.message.sampling.seed if asked.samples else None
+        drawn = accepted.message.sampling.seed
+        self._seed = (drawn if asked.seed is None else asked.seed) if asked.samples else None
         self._as_list = as_list
 
     def reply(self, answer: Answer) -> bytes:

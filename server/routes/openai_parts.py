@@ -40,8 +40,10 @@ class Identity(msgspec.Struct, frozen=True):
     system_fingerprint: str
 
 
-def identity(service: Service, accepted: Accepted, *, prefix: str, model: str) -> Identity:
-    """`prefix`: "chatcmpl-" or "cmpl-"."""
+def identity(service: Service, accepted: Accepted, *, prefix: str) -> Identity:
+    """`prefix`: "chatcmpl-" or "cmpl-". The base model has one name here, however it was asked for:
+    another may be a path of this machine.
+    """
     info, adapter = service.engine.info, accepted.message.adapter
     parts = (
         service.version,
@@ -55,7 +57,7 @@ def identity(service: Service, accepted: Accepted, *, prefix: str, model: str) -
     return Identity(
         id=prefix + accepted.message.request_id,
         created=int(time.time()),
-        model=model or service.model_id,
+        model=adapter.name if adapter else service.model_id,
         system_fingerprint=f"fp_{digest[:12]}",
     )
 

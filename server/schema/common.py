@@ -8,7 +8,7 @@ refused, because dropping it would silently change the answer; any other is repo
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -23,7 +23,9 @@ MAX_UNKNOWN_FIELDS = 64
 SHOWN_NAME_LENGTH = 64
 
 CONSTRAINT_NAME = re.compile(
-    r"guided|structured|schema|grammar|regex|constrain|response_?format|json_?(mode|object)", re.I
+    r"guided|guidance|structur(ed|al)|schema|grammar|ebnf|lark|outlines|regex|constrain"
+    r"|(response|output)_?format|json_?(mode|object)|^(json|format|pattern|choices?)$",
+    re.I,
 )
 CONSTRAINT_FIELDS = (
     "response_format",
@@ -34,6 +36,38 @@ CONSTRAINT_FIELDS = (
     "json_schema",
 )
 LIKENESS = 0.75  # of names, as difflib measures it; `response_fromat` scores 0.93
+
+# Refused on every API: each promises something about the tokens or the texts of an answer. The
+# values that ask for nothing are accepted.
+OUTPUT_CONTROLS: dict[str, tuple[object, ...]] = {
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "decoder_input_details": (False,),
+    "function_call": ("none",),
+    "functions": ([],),
+    "length_penalty": (1, 1.0),
+    "logits_processors": ([],),
+    "merged_adapters": (),
+    "min_tokens": (0,),
+    "n": (1,),
+    "prompt_logprobs": (),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "tool_choice": ("none",),
+    "tools": ([],),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+    "watermark": (False,),
+}
+
+NO_NUMBER = re.compile(rb"NaN|Infinity")
+LONE_SURROGATE = re.compile(  # behind a backslash that no other one escapes
+    rb"(?<!\\)(?:\\\\)*(?:"
+    rb"\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?<!\\ud[89ab][0-9a-f]{2})\\ud[c-f][0-9a-f]{2}"
+    rb")",
+    re.I,
+)
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
@@ -50,12 +84,6 @@ def unsupported(name: str, hint: str = "") -> ServeError:
 def invalid(name: str, problem: str) -> ServeError:
     """The refusal of a value: "`name` problem."."""
     return ServeError(ErrorCode.INVALID_REQUEST, f"`{name}` {problem}.", param=name)
-
-
-def check_adapter_source(source: str, name: str) -> None:
-    """Raises ServeError for any source of adapters but this machine's folders."""
-    if source.lower() != "local":
-        raise unsupported(name, "only `local` adapters are served")
 
 
 def given_json(raw: Raw) -> bytes | None:
@@ -85,6 +113,7 @@ class ObjectShape(Generic[S]):
         self._tolerated = frozenset(tolerated)
         self._large = frozenset(large)
         self._path = path
+        self._constraints = sorted(self._served.intersection(CONSTRAINT_FIELDS))
         self._recognised = self._served | self._unserved.keys() | self._tolerated
         self._probe = msgspec.defstruct(
             "Probe", [(name, Raw, Raw()) for name in sorted(self._recognised)]
@@ -107,7 +136,7 @@ class ObjectShape(Generic[S]):
             elif name in self._unserved:
                 self._check_neutral(name, value)
             elif name not in self._tolerated:
-                ignored.append(_name_of_unknown(name, self._path))
+                ignored.append(self._name_of_unknown(name))
                 _check_number_of_unknown(ignored)
         return decode(msgspec.json.encode(present), self._struct, self._path), tuple(ignored)
 
@@ -131,6 +160,21 @@ class ObjectShape(Generic[S]):
                 return
         raise unsupported(self._path + name)
 
+    def _name_of_unknown(self, name: str) -> str:
+        """The name, shortened for show. Raises ServeError when it resembles a constraint."""
+        shown = self._path + name[:SHOWN_NAME_LENGTH]
+        if not (_alike(name, CONSTRAINT_FIELDS) or CONSTRAINT_NAME.search(name)):
+            return shown
+        meant = _alike(name, self._constraints)
+        hint = f"did you mean `{self._path}{meant[0]}`" if meant else "it looks like a constraint"
+        raise unsupported(shown, hint)
+
+
+def _alike(name: str, fields: Sequence[str]) -> list[str]:
+    """The field that `name` may be meant for, if any."""
+    shown = name[:SHOWN_NAME_LENGTH].lower()
+    return difflib.get_close_matches(shown, fields, 1, LIKENESS)
+
 
 def decode(raw: bytes, shape: type[T], path: str = "") -> T:
     """JSON into a type. Raises MalformedBody, or ServeError naming the field under `path`."""
@@ -138,10 +182,26 @@ def decode(raw: bytes, shape: type[T], path: str = "") -> T:
         return msgspec.json.decode(raw, type=shape)
     except msgspec.ValidationError as error:
         raise _misfit(str(error), path) from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise MalformedBody("The body is not valid JSON.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedBody(_flaw(raw, str(error))) from None
     except RecursionError:
         raise MalformedBody("The JSON is nested too deeply.") from None
+
+
+def _flaw(raw: bytes, problem: str) -> str:
+    """What is wrong with bytes that msgspec cannot read, of which it told the place at best."""
+    if not raw.strip():
+        return "The body is empty."
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return "The body is not UTF-8."
+    place = re.search(r"\(byte (\d+)\)", problem)
+    if place is not None and NO_NUMBER.match(raw, int(place[1])):
+        return "NaN and Infinity are no JSON numbers."
+    if LONE_SURROGATE.search(raw):
+        return "The body has an escaped surrogate without its pair, which is no Unicode text."
+    return "The body is not valid JSON."
 
 
 def _misfit(text: str, path: str) -> ServeError:
@@ -158,16 +218,6 @@ def _misfit(text: str, path: str) -> ServeError:
     if not field:
         return ServeError(ErrorCode.INVALID_REQUEST, f"The body does not fit: {problem}.")
     return ServeError(ErrorCode.INVALID_REQUEST, f"`{field}`: {problem}.", param=field)
-
-
-def _name_of_unknown(name: str, path: str) -> str:
-    """The name, shortened for show. Raises ServeError when it resembles a constraint."""
-    shown = name[:SHOWN_NAME_LENGTH]
-    alike = difflib.get_close_matches(shown.lower(), CONSTRAINT_FIELDS, 1, LIKENESS)
-    if alike or CONSTRAINT_NAME.search(name):
-        hint = f"did you mean `{alike[0]}`" if alike else "it looks like an output constraint"
-        raise unsupported(path + shown, hint)
-    return path + shown
 
 
 def _check_number_of_unknown(ignored: list[str]) -> None:

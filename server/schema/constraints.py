@@ -4,6 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Raw, Struct
 
+from lorax_serve.server.errors import MalformedBody
 from lorax_serve.server.request import Choice, Constraint, JsonObject, JsonSchema, Regex
 from lorax_serve.server.schema.common import ABSENT, decode, given_json, invalid, unsupported
 
@@ -101,4 +102,9 @@ def only_one(candidates: list[Constraint | None], name: str) -> Constraint | Non
 def _schema_value(schema: bytes, name: str) -> object:
     """A schema may come as JSON or, as some clients send it, as a string that holds JSON."""
     value = decode(schema, object, name)
-    return decode(value.encode(), object, name) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return decode(value.encode(), object, name)
+    except MalformedBody:
+        raise invalid(name, "is a string that is not JSON") from None

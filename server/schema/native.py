@@ -12,7 +12,7 @@ from lorax_serve.server.request import (
     effective_temperature,
     fold_seed,
 )
-from lorax_serve.server.schema.common import ObjectShape, check_adapter_source, invalid
+from lorax_serve.server.schema.common import OUTPUT_CONTROLS, ObjectShape, invalid
 from lorax_serve.server.schema.constraints import ResponseFormat
 
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
@@ -62,17 +62,19 @@ class Parameters(Struct, frozen=True, kw_only=True):
         )
 
 
-BODY = ObjectShape(Body, unserved={}, large=("inputs",))
+# OpenAI's way to shape an answer, which would change it if it were dropped.
+UNSERVED: dict[str, tuple[object, ...]] = {
+    **OUTPUT_CONTROLS,
+    "logit_bias": ({},),
+    "min_p": (0, 0.0),
+    "stop_token_ids": ([],),
+}
+
+BODY = ObjectShape(Body, unserved=UNSERVED, large=("inputs",))
 PARAMETERS = ObjectShape(
     Parameters,
-    unserved={
-        "api_token": (),
-        "apply_chat_template": (False,),
-        "best_of": (1,),
-        "decoder_input_details": (False,),
-        "merged_adapters": (),
-        "watermark": (False,),
-    },
+    unserved=UNSERVED,
+    tolerated=("api_token",),  # for hubs; this machine's folders need none
     path="parameters.",
 )
 
@@ -86,11 +88,10 @@ def parse_body(raw: bytes) -> tuple[Body, Parameters, tuple[str, ...]]:
 
 def generation_request(inputs: str, asked: Parameters, *, lists_tokens: bool) -> GenerationRequest:
     """`lists_tokens`: the reply shows tokens, each with its logprob, not only text."""
-    if asked.adapter_id:
-        check_adapter_source(asked.adapter_source, "parameters.adapter_source")
     return GenerationRequest(
         prompt=inputs,
         adapter_id=asked.adapter_id,
+        adapter_source=asked.adapter_source,
         sampling=_sampling(asked, lists_tokens=lists_tokens),
         truncate=asked.truncate,
         max_new_tokens=asked.max_new_tokens,

@@ -14,8 +14,8 @@ from lorax_serve.server.request import (
 )
 from lorax_serve.server.schema.common import (
     ABSENT,
+    OUTPUT_CONTROLS,
     ObjectShape,
-    check_adapter_source,
     invalid,
     unsupported,
 )
@@ -131,6 +131,7 @@ class CompletionBody(GenerationBody, frozen=True, kw_only=True):
 
 # Accepted from every client and without effect here: accounting, caching and safety hints.
 TOLERATED = (
+    "api_token",  # for hubs; this machine's folders need none
     "metadata",
     "parallel_tool_calls",
     "prediction",
@@ -145,39 +146,20 @@ TOLERATED = (
 
 # Each promises an effect that is not served; the values that ask for nothing are accepted.
 UNSERVED: dict[str, tuple[object, ...]] = {
-    "allowed_token_ids": (),
-    "api_token": (),
+    **OUTPUT_CONTROLS,
     "audio": (),
-    "bad_words": ([],),
-    "best_of": (1,),
     "chat_template": (),
     "chat_template_kwargs": ({},),
     "continue_final_message": (False,),
-    "decoder_input_details": (False,),
     "documents": ([],),
     "echo": (False,),
-    "function_call": ("none",),
-    "functions": ([],),
     "guideline": (),
-    "length_penalty": (1, 1.0),
-    "logits_processors": ([],),
-    "merged_adapters": (),
-    "min_tokens": (0,),
     "modalities": (["text"],),
     "moderation": (),
-    "n": (1,),
     "priority": (0,),
     "prompt_embeds": (),
-    "prompt_logprobs": (),
-    "return_token_ids": (False,),
-    "return_tokens_as_token_ids": (False,),
     "suffix": ("",),
-    "tool_choice": ("none",),
     "tool_prompt": (),
-    "tools": ([],),
-    "truncate_prompt_tokens": (),
-    "use_beam_search": (False,),
-    "watermark": (False,),
     "web_search_options": (),
 }
 
@@ -211,12 +193,11 @@ def _request(
     add_special_tokens: bool,
 ) -> GenerationRequest:
     body.check_stream_options()
-    if body.model:
-        check_adapter_source(body.adapter_source, "adapter_source")
     return GenerationRequest(
         prompt=prompt,
         add_special_tokens=add_special_tokens,
         adapter_id=body.model,
+        adapter_source=body.adapter_source,
         sampling=body.sampling(num_logprobs),
         max_new_tokens=max_new_tokens,
         stop_strings=(body.stop,) if isinstance(body.stop, str) else body.stop,

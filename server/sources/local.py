@@ -132,4 +132,9 @@ def _state(path: Path) -> str:
 
 def _not_found(adapter_id: str) -> ServeError:
     shown = adapter_id if len(adapter_id) <= MAX_SHOWN_CHARS else f"{adapter_id[:MAX_SHOWN_CHARS]}…"
-    return ServeError(ErrorCode.MODEL_NOT_FOUND, f"Adapter {shown!r} does not exist.")
+    return ServeError(
+        ErrorCode.MODEL_NOT_FOUND,
+        f"Model {shown!r} does not exist.",
+        param="model",
+        native_message=f"Adapter {shown!r} does not exist.",
+    )

@@ -76,6 +76,28 @@ async def test_the_base_model(service: Service, adapter_id: str) -> None:
     assert (await accept(service, "x", adapter_id=adapter_id)).message.adapter is None
 
 
+@pytest.mark.parametrize("adapter_id", ["", MODEL_ID, "/models/base"])
+@pytest.mark.parametrize("source", ["hub", "pbase", "anything"])
+async def test_the_base_model_has_any_name_and_no_source(
+    service: Service, adapter_id: str, source: str
+) -> None:
+    served = replace(service, model_aliases=frozenset(("/models/base",)))
+    accepted = await accept(served, "x", adapter_id=adapter_id, adapter_source=source)
+    assert accepted.message.adapter is None
+
+
+@pytest.mark.parametrize("source", ["local", "LOCAL"])
+async def test_an_adapter_of_this_machine(service: Service, source: str) -> None:
+    accepted = await accept(service, "x", adapter_id="alice", adapter_source=source)
+    assert accepted.message.adapter is not None
+
+
+@pytest.mark.parametrize("source", ["hub", "", "anything"])
+async def test_other_sources_are_not_served(service: Service, source: str) -> None:
+    code = await refusal(service, "x", adapter_id="alice", adapter_source=source)
+    assert code is ErrorCode.UNSUPPORTED_PARAMETER
+
+
 async def test_an_unknown_adapter(service: Service) -> None:
     assert await refusal(service, "x", adapter_id="nobody") is ErrorCode.MODEL_NOT_FOUND
 

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import msgspec
@@ -30,6 +31,13 @@ def test_text() -> None:
         "  OpenAI API  http://127.0.0.1:8080/v1, http://[::1]:8080/v1\n"
         "  LoRAX API   http://127.0.0.1:8080/generate, http://[::1]:8080/generate\n"
     )
+
+
+def test_text_of_a_local_folder_shows_the_operator_where_it_is() -> None:
+    folder = Path("/models/llama")
+    source = ModelSource("llama", None, folder, None, frozenset((str(folder),)))
+    text = dataclasses.replace(banner(None), source=source).text()
+    assert "  model       llama (StubForCausalLM, 0.135B parameters), /models/llama\n" in text
 
 
 def test_text_without_an_adapter_directory() -> None:

@@ -198,6 +198,15 @@ async def test_a_request_id_in_use_is_our_own_mistake(ends: Ends) -> None:
     assert await ends.nothing_more()
 
 
+async def test_a_request_the_engine_never_had_is_refused_with_its_own_error(ends: Ends) -> None:
+    refusal = ServeError(ErrorCode.ENGINE_LOST, "Gone.")
+    ends.client.fail_all(EngineLost(), refusal=refusal)
+    with pytest.raises(ServeError) as caught:
+        async for _ in ends.client.generate(request("late")):
+            pass
+    assert caught.value is refusal
+
+
 async def test_fail_all_ends_every_open_request_and_refuses_later_ones(ends: Ends) -> None:
     async def outcome(name: str) -> ServeError:
         with pytest.raises(ServeError) as caught:

@@ -17,7 +17,7 @@ from lorax.errors import (
 
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.error_replies import INTERNAL, failure_of, failure_of_http
-from lorax_serve.server.errors import STATUS, MalformedBody, ServeError
+from lorax_serve.server.errors import STATUS, EngineLost, MalformedBody, ServeError
 
 RAISED_BY_CLIENT = {
     ErrorCode.INVALID_REQUEST: ValidationError,
@@ -64,6 +64,35 @@ def test_every_code_in_both_shapes(code: ErrorCode) -> None:
 def test_openai_types(status: ErrorCode, type_: str) -> None:
     body = failure_of(ServeError(status, "x")).openai_body()
     assert json.loads(body)["error"]["type"] == type_
+
+
+def test_what_the_engine_had_when_it_ended_should_not_be_retried() -> None:
+    assert not failure_of(EngineLost()).should_retry
+    assert failure_of(ServeError(ErrorCode.ENGINE_LOST, "Gone.")).should_retry
+
+
+# LoRAX's statuses for whatever its model server answers; OpenAI's routes have their own.
+@pytest.mark.parametrize(
+    "code",
+    [
+        ErrorCode.MODEL_NOT_FOUND,
+        ErrorCode.ADAPTER_CORRUPT,
+        ErrorCode.ADAPTER_INCOMPATIBLE,
+        ErrorCode.ADAPTER_TOO_LARGE,
+        ErrorCode.GENERATION_ERROR,
+    ],
+)
+def test_what_is_wrong_with_an_adapter_is_a_failed_dependency(code: ErrorCode) -> None:
+    failure = failure_of(ServeError(code, "x"))
+    assert failure.native_status == 424
+    assert failure.native_type == "generation"
+    assert failure.status in (404, 422, 500)
+
+
+def test_an_error_may_have_words_for_each_api() -> None:
+    error = ServeError(ErrorCode.MODEL_NOT_FOUND, "Model.", native_message="Adapter.")
+    assert json.loads(failure_of(error).native_body())["error"] == "Adapter."
+    assert json.loads(failure_of(error).openai_body())["error"]["message"] == "Model."
 
 
 def test_malformed_json_is_a_bad_request_on_both() -> None:

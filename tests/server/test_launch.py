@@ -69,6 +69,26 @@ def test_only_the_http_port_listens(server: StubServer) -> None:
     assert processes.listening_ports(server.engine_pid) == set()
 
 
+async def test_clients_see_the_folders_name_and_may_say_its_path(
+    server: StubServer, model: str
+) -> None:
+    path = Path(model.removeprefix("--model-id="))
+    url = url_of(server)
+    async with aiohttp.ClientSession(url) as session:
+        for address in ("/info", "/v1/models", f"/v1/models/{path.name}", f"/v1/models/{path}"):
+            reply = await session.get(address)
+            said = await reply.text()
+            assert reply.status == 200, said
+            assert f'"{path.name}"' in said
+            assert str(path) not in said
+        for name in ("", path.name, str(path)):
+            body = {"model": name, "prompt": [30], "max_tokens": 1}
+            reply = await session.post("/v1/completions", json=body)
+            assert reply.status == 200, await reply.text()
+            assert reply.headers["x-model-id"] == path.name
+            assert (await reply.json())["model"] == path.name
+
+
 def test_ctrl_c_while_loading_ends_the_start(model: str) -> None:
     with stub_server(stub_engine.LOADS_FOREVER, model) as server:
         assert server.line("loading")["phase"] == "Loading weights"

@@ -60,7 +60,19 @@ def model_folder(folder: Path, *names: str) -> Path:
 
 def test_a_local_folder_is_served_under_its_name(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m@1", "config.json", "model.safetensors")
-    assert found(str(folder), tmp_path) == ModelSource(str(folder), None, folder, None)
+    aliases = frozenset((str(folder),))
+    assert found(str(folder), tmp_path) == ModelSource("m@1", None, folder, None, aliases)
+
+
+@pytest.mark.parametrize("given", ["./m", "../models/m/", "m/.", "."])
+def test_a_folder_has_one_name_however_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    (tmp_path / "models").mkdir()
+    folder = model_folder(tmp_path / "models" / "m", "config.json", "model.safetensors")
+    monkeypatch.chdir(folder if given == "." else folder.parent)
+    source = found(given, tmp_path)
+    assert (source.model_id, source.aliases) == ("m", {given, str(folder)})
 
 
 def test_a_relative_folder_becomes_absolute_for_the_engine(

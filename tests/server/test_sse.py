@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -32,7 +32,12 @@ REPLIES["/generate"] = REPLIES.pop("/generate_stream")
 
 @asynccontextmanager
 async def raw_request(
-    wire: Wire, path: str, body: object, *, receive_bytes: int | None = None
+    wire: Wire,
+    path: str,
+    body: object,
+    *,
+    receive_bytes: int | None = None,
+    version: str = "1.1",
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A request sent over a bare socket, for what HTTP clients hide."""
     server = wire.client.server
@@ -44,7 +49,7 @@ async def raw_request(
     reader, writer = await asyncio.open_connection(sock=plain, limit=2**16)
     payload = json.dumps(body).encode()
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/{version}\r\nHost: test\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(payload)}\r\n\r\n"
     )
     writer.write(head.encode() + payload)
@@ -52,7 +57,8 @@ async def raw_request(
         yield reader, writer
     finally:
         writer.close()
-        await writer.wait_closed()
+        with suppress(ConnectionResetError):
+            await writer.wait_closed()
 
 
 async def aborted(wire: Wire) -> None:
@@ -112,12 +118,34 @@ async def test_a_stream_that_cannot_finish_is_torn(
 
 
 @pytest.mark.parametrize("path", STREAMS)
+async def test_without_chunks_a_torn_stream_is_a_reset(wire: Wire, path: str) -> None:
+    """To HTTP/1.0 the end of the connection is the end of the body: it must not be a clean one."""
+    wire.engine.script = [Tokens(wire.spell("He")), EngineLost()]
+    received = b""
+    async with raw_request(wire, path, STREAMS[path], version="1.0") as (reader, _):
+        with pytest.raises(ConnectionResetError):
+            while piece := await reader.read(2**16):
+                received += piece
+    assert b"chunked" not in received
+    assert b"The engine stopped" in received
+
+
+@pytest.mark.parametrize("path", STREAMS)
+async def test_without_chunks_a_finished_stream_ends_cleanly(wire: Wire, path: str) -> None:
+    wire.will_say("ok")
+    async with raw_request(wire, path, STREAMS[path], version="1.0") as (reader, _):
+        received = await reader.read(-1)
+    assert b"chunked" not in received
+    assert received.endswith(b"\n\n")
+
+
+@pytest.mark.parametrize("path", STREAMS)
 async def test_a_failure_before_the_first_token_has_a_status(wire: Wire, path: str) -> None:
     wire.engine.script = [ServeError(ErrorCode.ADAPTER_CORRUPT, "The file is damaged.")]
     await wire.client.get("/health")  # opens the connection, whose tasks stay
     before = asyncio.all_tasks()
     reply = await wire.client.post(path, json=STREAMS[path])
-    assert reply.status == 422
+    assert reply.status == (422 if path.startswith("/v1/") else 424)
     assert reply.content_type == "application/json"
     assert "damaged" in await reply.text()
     await quiet(before)

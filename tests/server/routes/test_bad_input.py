@@ -82,6 +82,16 @@ async def test_malformed_json(wire: Wire, path: str, raw: bytes) -> None:
     await serves_on(wire)
 
 
+async def test_an_unknown_model_is_said_in_the_words_of_each_api(wire: Wire) -> None:
+    reply = await wire.client.post("/v1/completions", json=openai_body("", model="gpt-4"))
+    error = (await reply.json())["error"]
+    assert error["message"] == "Model 'gpt-4' does not exist."
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+    body = {"inputs": "hi", "parameters": {"adapter_id": "gpt-4"}}
+    reply = await wire.client.post("/generate", json=body)
+    assert (await reply.json())["error"] == "Adapter 'gpt-4' does not exist."
+
+
 @pytest.mark.parametrize("path", NATIVE + OPENAI)
 @pytest.mark.parametrize("raw", [b"[]", b"7", b'"text"', b"null"])
 async def test_not_an_object(wire: Wire, path: str, raw: bytes) -> None:
@@ -89,6 +99,18 @@ async def test_not_an_object(wire: Wire, path: str, raw: bytes) -> None:
     await refused(reply, 400 if path in OPENAI else 422)
     await serves_on(wire)
 
+
+# Other servers' names for constraints: dropped, each would silently change the answer.
+CONSTRAINTS: list[tuple[str, object]] = [
+    ("ebnf", "root ::= x"),
+    ("structural_tag", {"structures": []}),
+    ("choice", ["a", "b"]),
+    ("format", "json"),
+    ("json", {"type": "object"}),
+    ("pattern", "a+"),
+    ("lark", "start: x"),
+    ("outlines", {"regex": "a"}),
+]
 
 NATIVE_PARAMETERS: list[tuple[str, object]] = [
     ("temperature", -0.1),
@@ -131,8 +153,6 @@ NATIVE_PARAMETERS: list[tuple[str, object]] = [
     ("watermark", True),
     ("best_of", 2),
     ("decoder_input_details", True),
-    ("apply_chat_template", True),
-    ("api_token", "secret-token"),
     ("merged_adapters", {"ids": ["a"], "weights": [1]}),
     ("response_format", "json_object"),
     ("response_format", {}),
@@ -151,6 +171,16 @@ NATIVE_PARAMETERS: list[tuple[str, object]] = [
     ("json_schema", {}),
     ("structured_outputs", {"json": {}}),
     ("my_regex", "a*"),
+    *CONSTRAINTS,
+    ("bad_words", ["x"]),
+    ("allowed_token_ids", [1]),
+    ("tools", [{"type": "function", "function": {"name": "f"}}]),
+    ("logit_bias", {"1": 5}),
+    ("stop_token_ids", [1]),
+    ("min_tokens", 5),
+    ("min_p", 0.1),
+    ("n", 2),
+    ("use_beam_search", True),
 ]
 
 
@@ -224,8 +254,8 @@ OPENAI_FIELDS: list[tuple[str, object]] = [
     ("chat_template", "{{ 'a' * 2000000000 }}"),
     ("chat_template_kwargs", {"tokenize": True}),
     ("use_beam_search", True),
-    ("api_token", "secret-token"),
     ("continue_final_message", True),
+    *CONSTRAINTS,
 ]
 
 
@@ -241,6 +271,22 @@ async def test_openai_fields(wire: Wire, path: str, name: str, value: object) ->
         "invalid_json_schema",
     }
     assert "secret" not in sentence
+    await serves_on(wire)
+
+
+OUTSIDE_PARAMETERS = [("tools", [{}]), ("logit_bias", {"1": 5}), ("response_format", {})]
+
+
+@pytest.mark.parametrize(("name", "value"), CONSTRAINTS + OUTSIDE_PARAMETERS)
+async def test_constraints_beside_the_native_parameters(
+    wire: Wire, name: str, value: object
+) -> None:
+    for path in NATIVE:
+        reply = await wire.client.post(path, json={"inputs": "hi", name: value})
+        sentence, kind = await refused(reply, 422)
+        assert kind == "validation"
+        assert f"`{name}` is not supported" in sentence
+        assert "did you mean" not in sentence
     await serves_on(wire)
 
 
@@ -320,11 +366,13 @@ TRAVERSALS = [
 async def test_adapters_that_do_not_exist(wire: Wire, adapter_id: str) -> None:
     body = {"inputs": "hi", "parameters": {"adapter_id": adapter_id}}
     for path in NATIVE:
-        reply = await wire.client.post(path, json=body)
-        assert (await refused(reply, 404))[1] == "generation"
+        sentence, kind = await refused(await wire.client.post(path, json=body), 424)
+        assert kind == "generation"
+        assert sentence.startswith("Adapter '")
     for path in OPENAI:
         reply = await wire.client.post(path, json=openai_body(path, model=adapter_id))
         assert (await refused(reply, 404))[1] == "model_not_found"
+        assert (await reply.json())["error"]["param"] == "model"
     await serves_on(wire)
 
 
@@ -332,8 +380,9 @@ async def test_adapters_that_do_not_exist(wire: Wire, adapter_id: str) -> None:
 async def test_adapter_sources(wire: Wire, source: str) -> None:
     parameters = {"adapter_id": "alice", "adapter_source": source}
     body: dict[str, object] = {"inputs": "hi", "parameters": parameters}
-    sentence, _ = await refused(await wire.client.post("/generate", json=body), 422)
-    assert "adapter_source" in sentence
+    sentence, kind = await refused(await wire.client.post("/generate", json=body), 424)
+    assert kind == "generation"
+    assert "`adapter_source`" in sentence
     for path in OPENAI:
         body = openai_body(path, model="alice", adapter_source=source)
         assert (await refused(await wire.client.post(path, json=body), 400))[1] == (
@@ -358,7 +407,9 @@ async def test_other_types_and_encodings(wire: Wire, path: str, headers: dict[st
     reply = await wire.client.post(
         path, data=raw, headers=headers, skip_auto_headers=["Content-Type"]
     )
-    await refused(reply, 415)
+    sentence, _ = await refused(reply, 415)
+    assert ("Content-Encoding" in sentence) == ("Content-Encoding" in headers)
+    assert ("Content-Type" in sentence) == ("Content-Encoding" not in headers)
     await serves_on(wire)
 
 

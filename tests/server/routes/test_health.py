@@ -37,6 +37,9 @@ async def test_info_has_loraxs_fields(wire: Wire) -> None:
         "validation_workers": 1,
         "eager_prefill": True,
         "version": "0.1.0-test",
+        "sha": None,
+        "docker_label": None,
+        "request_logger_url": None,
     }
 
 

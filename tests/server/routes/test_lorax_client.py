@@ -100,7 +100,7 @@ async def test_async_client(wire: Wire) -> None:
 ERRORS = [
     pytest.param({"adapter_id": "nobody"}, None, GenerationError, id="unknown adapter"),
     pytest.param({"max_new_tokens": 10_000}, None, ValidationError, id="too long"),
-    pytest.param({"adapter_source": "hub", "adapter_id": "a/b"}, None, ValidationError, id="hub"),
+    pytest.param({"adapter_source": "hub", "adapter_id": "a/b"}, None, GenerationError, id="hub"),
     pytest.param({"watermark": True}, None, ValidationError, id="unserved"),
     pytest.param({}, ServeError(ErrorCode.QUEUE_FULL, "Full."), OverloadedError, id="overload"),
     pytest.param(

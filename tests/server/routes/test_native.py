@@ -177,6 +177,38 @@ async def test_stream_details_come_with_the_last_event(wire: Wire) -> None:
     }
 
 
+@pytest.mark.parametrize("seed", [7, 2**63, 2**64 - 1])
+async def test_a_seed_is_shown_as_it_was_given(wire: Wire, seed: int) -> None:
+    wire.will_say("ok")
+    reply = await ask(wire, details=True, do_sample=True, seed=seed)
+    assert reply["details"]["seed"] == seed
+    *_, last = await stream(wire, details=True, do_sample=True, seed=seed)
+    assert last["details"]["seed"] == seed
+
+
+async def test_a_drawn_seed_is_shown(wire: Wire) -> None:
+    wire.will_say("ok")
+    reply = await ask(wire, details=True, do_sample=True)
+    assert reply["details"]["seed"] == wire.engine.requests[0].sampling.seed
+
+
+async def test_a_token_for_hubs_is_accepted_and_goes_nowhere(wire: Wire) -> None:
+    wire.will_say("ok")
+    parameters = {"adapter_id": "alice", "api_token": "secret-token"}
+    reply = await wire.client.post("/generate", json={"inputs": "hi", "parameters": parameters})
+    assert await reply.json() == {"generated_text": "ok"}
+    assert "x-ignored-params" not in reply.headers
+    assert "secret-token" not in repr((wire.engine.requests, wire.logs))
+
+
+async def test_apply_chat_template_is_ignored_as_in_lorax_and_says_so(wire: Wire) -> None:
+    wire.will_say("ok")
+    body = {"inputs": "hi", "parameters": {"apply_chat_template": True}}
+    reply = await wire.client.post("/generate", json=body)
+    assert await reply.json() == {"generated_text": "ok"}
+    assert reply.headers["x-ignored-params"] == "parameters.apply_chat_template"
+
+
 async def test_stream_texts_of_plain_tokens_join_to_the_text(wire: Wire) -> None:
     """An unfinished character at the end is shown as U+FFFD, never lost."""
     wire.engine.script = [Tokens([*wire.spell("wör")[:2]], FinishReason.LENGTH)]

@@ -14,6 +14,8 @@ from lorax_serve.server.schema.common import (
     decode,
 )
 
+SURROGATE = "The body has an escaped surrogate without its pair, which is no Unicode text."
+
 
 class Thing(msgspec.Struct, frozen=True):
     name: str
@@ -95,6 +97,18 @@ def test_a_misfit_names_the_field_and_not_the_value(
         "ebnf_grammar",
         "json_mode",
         "constraints",
+        "ebnf",
+        "structural_tag",
+        "choice",
+        "Choices",
+        "format",
+        "output_format",
+        "json",
+        "pattern",
+        "lark",
+        "lark_grammar",
+        "outlines",
+        "guidance",
         "x" * 100 + "schema",
     ],
 )
@@ -104,9 +118,42 @@ def test_what_looks_like_a_constraint_is_refused(name: str) -> None:
     assert len(error.message) < 300
 
 
-@pytest.mark.parametrize("name", ["min_tokens", "verbosity", "user_id", "information", "formatter"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "verbosity",
+        "user_id",
+        "information",
+        "formatter",
+        "json_indent",
+        "patterns_seen",
+        "choice_id",
+    ],
+)
 def test_what_does_not_look_like_one_is_not(name: str) -> None:
     assert parse(name="a", **{name: 1})[1] == (f"thing.{name}",)
+
+
+class Constrained(msgspec.Struct, frozen=True):
+    response_format: msgspec.Raw = msgspec.Raw(b"null")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("response_fromat", "did you mean `thing.response_format`"),
+        ("guided_json", "it looks like a constraint"),
+        ("guided_jsn", "it looks like a constraint"),
+        ("json_schema", "it looks like a constraint"),
+    ],
+)
+def test_only_another_field_that_is_served_is_suggested(name: str, hint: str) -> None:
+    shape = ObjectShape(Constrained, unserved={}, path="thing.")
+    with pytest.raises(ServeError) as caught:
+        shape.parse(json.dumps({name: 1}).encode())
+    sentence = f"`thing.{name}` is not supported by this server; {hint}."
+    assert caught.value.message == sentence
+    assert "did you mean" not in refusal(name="a", **{name: 1}).message
 
 
 def test_only_large_fields_may_be_large() -> None:
@@ -131,6 +178,30 @@ def test_a_long_name_is_shortened() -> None:
 def test_malformed(raw: bytes) -> None:
     with pytest.raises(MalformedBody):
         decode(raw, object)
+
+
+@pytest.mark.parametrize(
+    ("raw", "sentence"),
+    [
+        (b"", "The body is empty."),
+        (b" \r\n", "The body is empty."),
+        (b'{"a": "\xff"}', "The body is not UTF-8."),
+        ("{}".encode("utf-16"), "The body is not UTF-8."),
+        (b'{"a": NaN}', "NaN and Infinity are no JSON numbers."),
+        (b'{"a": [1, -Infinity]}', "NaN and Infinity are no JSON numbers."),
+        (b'{"a": "NaN", b}', "The body is not valid JSON."),
+        (b'{"a": "\\ud800"}', SURROGATE),
+        (b'{"a": "\\\\\\ud800 and more"}', SURROGATE),
+        (b'{"a": "\\ude00\\ud83d"}', SURROGATE),
+        (b'{"a": "\\uD83D\\uDE00", b}', "The body is not valid JSON."),
+        (b'{"a": "\\\\ud800", b}', "The body is not valid JSON."),
+        (b'{"a": 1', "The body is not valid JSON."),
+    ],
+)
+def test_what_is_malformed_is_said(raw: bytes, sentence: str) -> None:
+    with pytest.raises(MalformedBody) as caught:
+        decode(raw, object)
+    assert caught.value.message == sentence
 
 
 @settings(derandomize=True, deadline=None)

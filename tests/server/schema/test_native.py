@@ -94,11 +94,6 @@ def test_the_clients_defaults_change_nothing() -> None:
     assert filled == plain
 
 
-@pytest.mark.parametrize("source", [None, "hub", "pbase", "anything"])
-def test_the_source_of_no_adapter_does_not_matter(source: str | None) -> None:
-    assert asked(adapter_source=source).adapter_id == ""
-
-
 def test_ignored_names_of_both_levels() -> None:
     raw = b'{"inputs": "x", "tokens": 1, "parameters": {"top_n_tokens": 2}}'
     assert parse_body(raw)[2] == ("tokens", "parameters.top_n_tokens")

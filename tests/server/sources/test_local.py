@@ -84,7 +84,7 @@ def test_whatever_is_wrong_the_adapter_does_not_exist(
     adapters: LocalAdapters, adapter_id: str
 ) -> None:
     shown = adapter_id if len(adapter_id) <= 128 else adapter_id[:128] + "…"
-    assert refusal(adapters, adapter_id) == f"Adapter {shown!r} does not exist."
+    assert refusal(adapters, adapter_id) == f"Model {shown!r} does not exist."
     assert refusal(LocalAdapters(None, allow_absolute=False), adapter_id)
 
 
@@ -102,7 +102,7 @@ def test_links_may_stay_inside_only(adapters: LocalAdapters, root: Path) -> None
     (root / "loop").symlink_to("loop")
     assert adapters.resolve("alias").path == str(root / "support")
     for adapter_id in ("leak", "team/up/secret", "gone", "loop", "loop/x"):
-        assert refusal(adapters, adapter_id) == f"Adapter '{adapter_id}' does not exist."
+        assert refusal(adapters, adapter_id) == f"Model '{adapter_id}' does not exist."
     assert adapters.list() == ["alias", "support", "team/sql"]
 
 
