@@ -36,7 +36,7 @@ class Identity(msgspec.Struct, frozen=True):
 
     id: str
     created: int  # Unix seconds
-    model: str  # as the client named it, so that it can match the reply
+    model: str  # the base model's id, or the adapter's name
     system_fingerprint: str
 
 
