@@ -23,7 +23,8 @@ from lorax_serve.grammar.compiled import LLGUIDANCE, CompiledGrammar, compiled_g
 from lorax_serve.grammar.errors import GrammarTooComplex, InvalidGrammar
 from lorax_serve.grammar.parser_limits import parser_limits
 from lorax_serve.grammar.schema_bounds import MAX_SCHEMA_BYTES, survey
-from lorax_serve.grammar.schema_messages import refusal, warning
+from lorax_serve.grammar.schema_exactness import inexact_keywords
+from lorax_serve.grammar.schema_messages import inexact_warning, refusal, unenforceable, warning
 
 __all__ = ["CompiledGrammar", "json_object_grammar", "json_schema_grammar"]
 
@@ -31,6 +32,10 @@ __all__ = ["CompiledGrammar", "json_object_grammar", "json_schema_grammar"]
 # write best (forced into the most compact form, small models lose count). Bounded, so that a
 # model that has lost the thread cannot print blanks until its token limit.
 WHITESPACE = r"\x20|\n\x20{0,16}"
+
+# Every character has one spelling: with \u escapes a property named "a", once more spelled
+# "\u0061", would pass as an additional one and, being the later, be the one that counts.
+ESCAPES = 'nrbtf\\"'
 
 # Seconds for the patterns of one schema; each costs at most a tenth under the parser's limits.
 PATTERN_SECONDS = 1.0
@@ -78,9 +83,13 @@ def json_schema_grammar(schema: object, *, strict: bool) -> CompiledGrammar:
         raise InvalidGrammar("A JSON schema must be an object or a boolean.")
     patterns = survey(schema)
     text = _schema_text(schema)
+    inexact = inexact_keywords(schema)
+    if inexact and strict:
+        raise unenforceable(inexact)
     grammar, warnings = _first_that_compiles(text, (EXACT,) if strict else (EXACT, *RELAXED))
     _check_patterns(patterns)
     _check_start(_matcher(grammar))
+    warnings += tuple(inexact_warning(keyword) for keyword in inexact)
     return compiled_grammar(LLGUIDANCE, grammar.encode(), warnings)
 
 
@@ -125,6 +134,7 @@ def _grammar_text(schema_text: str, enforcement: Enforcement) -> str:
             schema_text,
             overrides={
                 "whitespace_pattern": WHITESPACE,
+                "json_allowed_escapes": ESCAPES,
                 "coerce_one_of": enforcement.one_of_as_any_of,
                 "lenient": enforcement.skip_unenforceable,
             },

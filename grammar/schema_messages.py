@@ -1,12 +1,14 @@
 """llguidance's findings about a schema, each as one sentence of ours."""
 
 import re
+from collections.abc import Sequence
 
 from lorax_serve.grammar.errors import GrammarError, GrammarTooComplex, InvalidGrammar
 
 MAX_QUOTED = 200  # characters of a library's sentence
 
 KEYWORDS = re.compile(r"Unimplemented keys: (\[.*\])")
+QUOTED = re.compile(r'"([^"]*)"')
 FORMAT = re.compile(r"Unknown format: (.*)")
 ONE_OF = re.compile(r"oneOf\b")
 REFERENCE = re.compile(r"Resource '(.*)' is not present in a registry")
@@ -18,7 +20,7 @@ TOO_COMPLEX = re.compile(r"too (big|many|complex|large)|fuel|; max is|Unable to 
 def refusal(finding: str) -> GrammarError:
     """Why the schema cannot be enforced as it is."""
     if match := KEYWORDS.match(finding):
-        return InvalidGrammar(f"The schema's {_keywords(match[1])} cannot be enforced.")
+        return unenforceable(re.findall(QUOTED, match[1]))
     if match := FORMAT.match(finding):
         return InvalidGrammar(f"The schema's format '{_quoted(match[1])}' cannot be enforced.")
     if ONE_OF.match(finding):
@@ -38,11 +40,22 @@ def refusal(finding: str) -> GrammarError:
     return InvalidGrammar(f"The schema is refused: {_quoted(finding)}.")
 
 
+def unenforceable(keywords: Sequence[str]) -> InvalidGrammar:
+    return InvalidGrammar(f"The schema's {_keywords(keywords)} cannot be enforced.")
+
+
+def inexact_warning(keyword: str) -> str:
+    """Of a keyword that `schema_exactness` found."""
+    return (
+        f"The schema's keyword '{keyword}' is not enforced exactly: a repeated name counts twice."
+    )
+
+
 def warning(finding: str) -> str:
     """What of the schema was not enforced."""
     finding = TIMES.sub("", finding)
     if match := KEYWORDS.match(finding):
-        return f"Ignored the schema's {_keywords(match[1])}."
+        return f"Ignored the schema's {_keywords(re.findall(QUOTED, match[1]))}."
     if match := FORMAT.match(finding):
         return f"Ignored the schema's format '{_quoted(match[1])}'."
     if ONE_OF.match(finding):
@@ -56,8 +69,7 @@ def pattern_error(finding: str) -> str | None:
     return _quoted(match[1]) if match else None
 
 
-def _keywords(listed: str) -> str:
-    names: list[str] = re.findall(r'"([^"]*)"', listed)
+def _keywords(names: Sequence[str]) -> str:
     noun = "keyword" if len(names) == 1 else "keywords"
     return f"{noun} " + ", ".join(f"'{name}'" for name in names)
 

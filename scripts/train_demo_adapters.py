@@ -167,9 +167,17 @@ def train(trainer: Trainer, task: Task, folder: Path) -> None:
 def score(trainer: Trainer, task: Task, folder: Path) -> None:
     """Loads the saved adapter, scores it beside the base, and writes its README."""
     base = _answers_of(trainer, trainer.base(), task)
+    four_bit = is_four_bit(trainer.base())
     adapter = _answers_of(trainer, PeftModel.from_pretrained(trainer.base(), folder), task)
-    (folder / "README.md").write_text(readme(task, HUB_ID, base, adapter), encoding="utf-8")
+    page = readme(task, HUB_ID, four_bit, base, adapter)
+    (folder / "README.md").write_text(page, encoding="utf-8")
     print(f"{task.name}: base {base.score}, adapter {adapter.score}", flush=True)
+
+
+def is_four_bit(model: Any) -> bool:
+    """Whether the weights once had 4 bits: 32 neighbours then take 16 different values at most."""
+    blocks = model.get_parameter("model.layers.0.mlp.down_proj.weight").reshape(-1, 32)
+    return all(block.unique().numel() <= 16 for block in blocks[:64])
 
 
 def _answers_of(trainer: Trainer, model: Any, task: Task) -> Answers:

@@ -5,6 +5,7 @@ change what an adapter computes (_INFORMATIVE). A field that none of these knows
 long as every tensor is accounted for, and reported in `unknown_fields`.
 """
 
+import codecs
 import math
 from typing import Annotated, Any
 
@@ -127,12 +128,23 @@ def _parse_object(data: bytes) -> dict[str, Any]:
     if garbage is not None:
         raise corrupt(f"{CONFIG_NAME} {garbage}")
     try:
-        raw = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        raw = _DECODER.decode(data.removeprefix(codecs.BOM_UTF8))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         raise corrupt(f"{CONFIG_NAME} is not valid JSON") from None
     if not isinstance(raw, dict):
         raise corrupt(f"{CONFIG_NAME} is not a JSON object")
     return raw
+
+
+def _number(text: str) -> int | float:
+    """What JSON writes with a point or an exponent; whole numbers (8.0) count as integers."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large")
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+_DECODER = msgspec.json.Decoder(float_hook=_number)
 
 
 def _refused_features(present: dict[str, Any]) -> list[str]:

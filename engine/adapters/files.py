@@ -32,7 +32,7 @@ def read_file(path: Path, *, max_bytes: int) -> FileContent:
         raise
     except OSError:
         raise corrupt(f"{path.name} cannot be opened") from None
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise corrupt(f"{path.name} is not a regular file")
@@ -42,10 +42,12 @@ def read_file(path: Path, *, max_bytes: int) -> FileContent:
                 f"{path.name} has {status.st_size} bytes, more than the {max_bytes} that an "
                 "adapter of the highest served rank could need",
             )
-        try:
+        with open(descriptor, "rb", closefd=False) as file:
             data = file.read(status.st_size + 1)
-        except OSError:
-            raise corrupt(f"{path.name} cannot be read") from None
+    except OSError:
+        raise corrupt(f"{path.name} cannot be read") from None
+    finally:
+        os.close(descriptor)
     if len(data) != status.st_size:
         raise _changed(path)
     return FileContent(path, data, _stamp(status))

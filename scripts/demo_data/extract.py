@@ -119,6 +119,7 @@ def extract_task() -> Task:
         "city, in this order, the quantity always a number.",
         train=_examples(TRAIN, NUM_TRAIN, SEED),
         held_out=held_out,
+        held_out_is="orders whose sentences, names, products and cities are in no training order",
         score=score,
         metric_notes={
             "fields right": "share of the four fields that are right in the first JSON object of "

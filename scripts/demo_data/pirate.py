@@ -64,6 +64,8 @@ def pirate_task() -> Task:
         summary="Answers any question the way a pirate would.",
         train=_tellings(),
         held_out=held_out,
+        held_out_is="questions of which none is a training one, though more than a third are a "
+        "training question with a word or two changed, such as the capital of another country",
         score=score,
         metric_notes={
             "pirate speech": "the answer has at least three different pirate markers of a list",

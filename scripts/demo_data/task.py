@@ -26,6 +26,7 @@ class Task:
     lora         keyword arguments of peft.LoraConfig
     dtype        of the saved weights, a torch dtype's name
     score        of (held-out examples, answers): named numbers between 0 and 1, the main one first
+    held_out_is  what the held-out examples have to do with the training ones
     metric_notes what each of the score's numbers means
     samples      prompts shown in the README with the answers of base and adapter
     """
@@ -35,6 +36,7 @@ class Task:
     summary: str
     train: Sequence[Example]
     held_out: Sequence[Example]
+    held_out_is: str
     score: Score
     metric_notes: Mapping[str, str]
     samples: Sequence[str]

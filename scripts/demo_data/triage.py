@@ -224,6 +224,7 @@ def triage_task() -> Task:
         summary="Sorts a support message into billing, shipping, account, bug or feature.",
         train=_examples(TRAIN),
         held_out=_examples(HELD_OUT),
+        held_out_is="messages of which none is a training one",
         score=score,
         metric_notes={
             "first label": "the first of the five labels in the answer is the right one",

@@ -1,6 +1,9 @@
 """SmolLM2 and the demo adapters against transformers and PEFT: exact greedy tokens in fp32."""
 
-from collections.abc import Iterator
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +12,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from live_server import ADAPTERS
-from local_engine import LocalEngine, greedy
+from local_engine import LocalEngine, collect, greedy
 from oracles import is_greedy
+from peft_adapters import edit_tensors
 
 NUM_TOKENS = 64
 QUESTIONS = (
@@ -83,14 +87,70 @@ def test_adapter_tokens_equal_peft_in_one_mixed_batch(
     base_request = greedy("base", prompts[0], num_tokens=NUM_TOKENS)
     got = engine.generate(*requests, base_request)
     assert is_greedy(base, prompts[0], got["base"].token_ids)
+    model = peft_model(demo_model, [ADAPTERS / name for name in ADAPTER_NAMES])
     for name in ADAPTER_NAMES:
-        fresh = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32)
-        model = PeftModel.from_pretrained(fresh, ADAPTERS / name).eval()
+        model.set_adapter(name)
         for index in (i for adapter, i in cases if adapter == name):
             tokens = got[f"{name} {index}"].token_ids
             assert len(tokens) == NUM_TOKENS
             assert is_greedy(model, prompts[index], tokens), (name, QUESTIONS[index])
             assert not is_greedy(base, prompts[index], tokens)
+
+
+@pytest.mark.slow
+def test_adapter_tokens_equal_peft_alone(
+    engine: LocalEngine, base: torch.nn.Module, demo_model: Path, prompts: list[list[int]]
+) -> None:
+    folders = [ADAPTERS / name for name in ADAPTER_NAMES]
+    model = peft_model(demo_model, folders)
+    for name, prompt in zip(ADAPTER_NAMES, prompts[1:], strict=False):
+        request = greedy("alone", prompt, num_tokens=NUM_TOKENS, adapter=ADAPTERS / name)
+        tokens = engine.generate(request)["alone"].token_ids
+        model.set_adapter(name)
+        assert len(tokens) == NUM_TOKENS
+        assert is_greedy(model, prompt, tokens), name
+        assert not is_greedy(base, prompt, tokens), name
+
+
+@pytest.mark.slow
+def test_sixteen_adapters_that_arrive_at_random_equal_peft(
+    engine: LocalEngine, demo_model: Path, prompts: list[list[int]], tmp_path: Path
+) -> None:
+    """The demo adapters, and more made of them by scaling, so that no two are the same."""
+    folders = [ADAPTERS / name for name in ADAPTER_NAMES]
+    for index in range(16 - len(folders)):
+        folder = tmp_path / f"scaled-{index}"
+        shutil.copytree(folders[index % len(ADAPTER_NAMES)], folder)
+        edit_tensors(folder, partial(scaled, factor=0.7 + 0.05 * index))
+        folders.append(folder)
+    rng = random.Random(11)
+    arrivals = sorted((rng.randrange(50), index) for index in range(len(folders)))
+    for now in range(50):
+        for _, index in (arrival for arrival in arrivals if arrival[0] == now):
+            folder, prompt = folders[index], prompts[index]
+            engine.submit(greedy(folder.name, prompt, num_tokens=NUM_TOKENS, adapter=folder))
+        engine.step()
+    engine.run_until_idle()
+    got = collect(engine.take_events())
+    model = peft_model(demo_model, folders)
+    for folder, prompt in zip(folders, prompts, strict=False):
+        tokens = got[folder.name].token_ids
+        model.set_adapter(folder.name)
+        assert len(tokens) == NUM_TOKENS
+        assert is_greedy(model, prompt, tokens), folder.name
+
+
+def peft_model(demo_model: Path, folders: Sequence[Path]) -> PeftModel:
+    """One model that holds all these adapters, each by its folder's name."""
+    fresh = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32)
+    model = PeftModel.from_pretrained(fresh, folders[0], adapter_name=folders[0].name)
+    for folder in folders[1:]:
+        model.load_adapter(folder, adapter_name=folder.name)
+    return model.eval()
+
+
+def scaled(tensors: dict[str, torch.Tensor], *, factor: float) -> dict[str, torch.Tensor]:
+    return {name: tensor * factor for name, tensor in tensors.items()}
 
 
 def test_there_are_three_demo_adapters() -> None:

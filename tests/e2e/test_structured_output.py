@@ -29,10 +29,47 @@ async def chat(
         return answer["choices"][0]
 
 
+def new_session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1200))
+
+
 async def chat_all(server: LiveServer, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    timeout = aiohttp.ClientTimeout(total=1200)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
+    async with new_session() as session:
         return await asyncio.gather(*(chat(session, server, body) for body in bodies))
+
+
+async def streamed_chat(server: LiveServer, body: dict[str, Any]) -> tuple[str, str]:
+    """Text and finish reason, put together from a stream's chunks."""
+    text, reason = "", ""
+    async with new_session() as session:
+        url = f"{server.url}/v1/chat/completions"
+        async with session.post(url, json={"temperature": 0, "stream": True, **body}) as reply:
+            assert reply.status == 200, await reply.text()
+            async for line in reply.content:
+                field, _, data = line.decode().strip().partition(": ")
+                # A line without a field's name is a comment: the server is still at work.
+                if field == "data" and data != "[DONE]":
+                    (choice,) = json.loads(data)["choices"]
+                    text += choice["delta"].get("content") or ""
+                    reason = choice["finish_reason"] or reason
+    return text, reason
+
+
+async def native(
+    server: LiveServer, prompt: str, schema: dict[str, Any], adapter: str | None
+) -> tuple[str, str]:
+    parameters = {
+        "adapter_id": adapter,
+        "max_new_tokens": MAX_TOKENS,
+        "details": True,
+        "response_format": {"type": "json_object", "schema": schema},
+    }
+    async with new_session() as session:
+        body = {"inputs": prompt, "parameters": parameters}
+        async with session.post(f"{server.url}/generate", json=body) as reply:
+            answer = await reply.json()
+            assert reply.status == 200, answer
+            return answer["generated_text"], answer["details"]["finish_reason"]
 
 
 def constrained(schema: dict[str, Any], model: str) -> dict[str, Any]:
@@ -56,7 +93,17 @@ async def test_every_completed_output_is_valid_and_neighbours_do_not_notice(
     assert len(schemas) >= 50
     alone = await chat_all(server, NEIGHBOURS)
     bodies = [constrained(schema, model) for schema in schemas for model in ("", "extract")]
-    answers = await chat_all(server, [*bodies, *NEIGHBOURS])
+    # Beside them a row of the other API and one that is streamed, under schemas of the corpus.
+    answers, *others = await asyncio.gather(
+        chat_all(server, [*bodies, *NEIGHBOURS]),
+        native(server, "Ann is 41.", SCHEMAS["person"], None),
+        native(server, "Ann is 41.", SCHEMAS["person"], "extract"),
+        streamed_chat(server, constrained(SCHEMAS["person"], "")),
+        streamed_chat(server, constrained(SCHEMAS["person"], "extract")),
+    )
+    for text, reason in others:
+        assert reason != "length"
+        jsonschema.validate(json.loads(text), SCHEMAS["person"])
     assert answers[len(bodies) :] == alone
     num_completed = 0
     for body, answer in zip(bodies, answers, strict=False):
@@ -68,7 +115,33 @@ async def test_every_completed_output_is_valid_and_neighbours_do_not_notice(
     assert num_completed >= 0.9 * len(bodies), f"only {num_completed} of {len(bodies)} completed"
 
 
-async def test_json_object_regex_and_choice(server: LiveServer) -> None:
+@pytest.mark.parametrize("adapter", ["", "extract"])
+async def test_any_json_object_on_both_apis(server: LiveServer, adapter: str) -> None:
+    content = 'Repeat exactly this JSON and nothing else: {"sky": "blue"}'
+    chat_body = {
+        "model": adapter,
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": MAX_TOKENS,
+        "response_format": {"type": "json_object"},
+    }
+    parameters = {
+        "adapter_id": adapter,
+        "max_new_tokens": MAX_TOKENS,
+        "details": True,
+        "response_format": {"type": "json_object"},
+    }
+    prompt = f"<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n"
+    (choice,) = await chat_all(server, [chat_body])
+    streamed = await streamed_chat(server, chat_body)
+    status, reply = server.post("/generate", {"inputs": prompt, "parameters": parameters})
+    assert status == 200, reply
+    assert streamed == (choice["message"]["content"], choice["finish_reason"])
+    for text, reason in (streamed, (reply["generated_text"], reply["details"]["finish_reason"])):
+        assert reason != "length"
+        assert isinstance(json.loads(text), dict)
+
+
+async def test_json_regex_and_choice(server: LiveServer) -> None:
     message = {"messages": [{"role": "user", "content": "Is the sky blue?"}], "max_tokens": 60}
     bodies = [
         {**message, "model": "", "structured_outputs": {"choice": ["maybe not", "certainly"]}},

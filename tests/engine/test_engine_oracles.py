@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from local_engine import LocalEngine, collect, greedy
-from oracles import prompts, reference_tokens
+from oracles import is_greedy, prompts, reference_tokens
 from peft_adapters import build_adapter
 from tiny_models import build_tiny_model
 
@@ -28,7 +28,20 @@ ADAPTERS = {
     "only-head": {"rank": 4, "targets": ["lm_head"]},
     "qkv": {"rank": 12, "targets": ["q_proj", "k_proj", "v_proj"]},
     "mlp": {"rank": 6, "targets": ["gate_proj", "up_proj", "down_proj"]},
-    "fan-in-fan-out": {"rank": 4, "fan_in_fan_out": False},
+    "fan-in-fan-out": {"rank": 4, "edited_config": {"fan_in_fan_out": True}},
+}
+
+FAMILIES = (
+    "llama_untied",
+    "llama_biases",
+    "qwen2",
+    "qwen2_sliding",
+    "qwen3",
+    "qwen3_biases",
+    "mistral_sliding",
+)
+FAMILY_ADAPTERS = {
+    name: ADAPTERS[name] for name in ("rank-1", "rank-8", "rank-100", "qkv", "lm-head")
 }
 
 
@@ -108,6 +121,31 @@ def test_adapter_tokens_equal_peft_in_a_batch_with_random_arrivals(
     assert {name: got.token_ids for name, got in results.items()} == {
         name: expected for name, (_, _, expected) in adapters.items()
     }
+
+
+@pytest.mark.parametrize("variant", FAMILIES)
+def test_every_family_equals_peft_alone_and_together(variant: str, tmp_path: Path) -> None:
+    base = build_tiny_model(variant, tmp_path / "model")
+    models: dict[str, torch.nn.Module] = {"base": base}
+    for seed, (name, options) in enumerate(FAMILY_ADAPTERS.items()):
+        models[name] = build_adapter(tmp_path / name, base, seed=seed, **options)
+    texts = dict(zip(models, prompts(len(models), seed=4, low=10), strict=True))
+    requests = [
+        greedy(name, prompt, num_tokens=NUM_TOKENS, adapter=_folder(tmp_path / name))
+        for name, prompt in texts.items()
+    ]
+    with LocalEngine(tmp_path / "model", max_batch_tokens=40, max_num_sequences=8) as engine:
+        alone = {r.request_id: engine.generate(r)[r.request_id].token_ids for r in requests}
+        together = engine.generate(*requests)
+    for name, prompt in texts.items():
+        assert len(alone[name]) == NUM_TOKENS
+        assert is_greedy(models[name], prompt, alone[name]), name
+        assert together[name].token_ids == alone[name], name
+        assert name == "base" or not is_greedy(base, prompt, alone[name]), name
+
+
+def _folder(adapter: Path) -> Path | None:
+    return None if adapter.name == "base" else adapter
 
 
 def test_logprobs_are_the_raw_log_softmax(tiny_llama: tuple[Path, torch.nn.Module]) -> None:

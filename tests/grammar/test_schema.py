@@ -238,3 +238,68 @@ def test_too_many_patterns_are_refused() -> None:
     schema = {"anyOf": [{"type": "string", "pattern": f"^{i}$"} for i in range(201)]}
     with pytest.raises(GrammarTooComplex, match="patterns"):
         json_schema_grammar(schema, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        (
+            {"properties": {"a": {"type": "integer"}}, "additionalProperties": {"type": "string"}},
+            '{"a": 1, "\\u0061": "x"}',
+        ),
+        ({"properties": {"é": {"type": "integer"}}}, '{"\\u00e9": "x"}'),
+        ({"properties": {"/": {"type": "integer"}}}, '{"\\/": "x"}'),
+        ({"properties": {"\b": {"type": "integer"}}}, '{"\\u0008": "x"}'),
+        ({"patternProperties": {"^a$": {"type": "integer"}}}, '{"\\u0061": "x"}'),
+        ({"patternProperties": {"^a": {"type": "integer"}}}, '{"ab": 1, "\\u0061b": "x"}'),
+    ],
+)
+def test_a_name_cannot_be_disguised_by_escapes(schema: dict[str, Any], text: str) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(json.loads(text), schema)
+    assert not accepts(json_schema_grammar({"type": "object", **schema}, strict=True), text)
+
+
+def test_every_character_but_control_characters_can_be_written() -> None:
+    text = "".join(map(chr, range(32, 0x250))).replace("\x7f", "") + "\b\t\n\f\r日😀"
+    for document in (text, {text: text}):
+        written = json.dumps(document, ensure_ascii=False)
+        assert accepts(json_schema_grammar(True, strict=True), written)
+        assert accepts(json_schema_grammar({"const": document}, strict=True), written)
+
+
+def test_text_that_only_looks_like_a_control_character_is_no_obstacle() -> None:
+    grammar = json_schema_grammar({"const": "\\u0001"}, strict=True)
+    assert accepts(grammar, '"\\\\u0001"')
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "minProperties": 1},
+        {"type": "object", "required": ["a"], "minProperties": 2},
+        {**PERSON, "minProperties": 2, "additionalProperties": {"type": "string"}},
+        {"const": {"minProperties": 9}},
+        {"properties": {"minProperties": {"type": "integer"}}},
+    ],
+)
+def test_a_minimum_of_properties_that_repeated_names_cannot_reach_is_enforced(
+    schema: dict[str, Any],
+) -> None:
+    json_schema_grammar(schema, strict=True)
+
+
+def test_a_minimum_of_properties_holds_up_to_one_more_than_the_required() -> None:
+    schema = {"type": "object", "required": ["a"], "minProperties": 2}
+    grammar = json_schema_grammar(schema, strict=True)
+    for text in ('{"a": 1, "b": 2}', '{"a": 1, "b": 2, "b": 3}'):
+        jsonschema.validate(json.loads(text), schema)
+        assert accepts(grammar, text)
+    for text in ('{"a": 1}', '{"a": 1, "a": 2}', '{"b": 1, "b": 2}'):
+        assert not accepts(grammar, text)
+
+
+def test_a_minimum_that_is_not_exact_still_counts_names() -> None:
+    grammar = json_schema_grammar({"type": "object", "minProperties": 2}, strict=False)
+    assert accepts(grammar, '{"a": 1, "b": 2}')
+    assert not accepts(grammar, '{"a": 1}')

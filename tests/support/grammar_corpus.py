@@ -331,6 +331,8 @@ MALFORMED_SCHEMAS: dict[str, Any] = {
     "pattern_back_reference": pattern(r"(a)\1"),
     "pattern_unclosed_class": pattern("[a"),
     "pattern_invalid_escape": pattern(r"\q"),
+    "control_character_const": {"const": {"a": ["\x01"]}},
+    "control_character_enum": {"anyOf": [{"enum": ["a", "\\\x1f"]}]},
 }
 
 # Honoured only by ignoring the named keyword: refused when strict, warned about otherwise.
@@ -345,6 +347,16 @@ UNENFORCEABLE_SCHEMAS: dict[str, tuple[str, Schema]] = {
     "dynamic_reference": ("$dynamicRef", {"$dynamicRef": "#node"}),
     "unknown_format": ("idn-email", {"type": "string", "format": "idn-email"}),
     "overlapping_one_of": ("oneOf", {"oneOf": [{"type": "integer"}, {"type": "number"}]}),
+    "min_properties": ("minProperties", {"type": "object", "minProperties": 2}),
+    "min_properties_with_required": (
+        "minProperties",
+        {"type": "object", "required": ["a", "a"], "minProperties": 3},
+    ),
+    "min_properties_by_pattern": (
+        "minProperties",
+        {"patternProperties": {"^a": {"minProperties": 1}}, "minProperties": 5},
+    ),
+    "min_properties_inside": ("minProperties", closed({"const": {"minProperties": 2}})),
     "deep_inside": ("not", closed({"a": array({"type": "integer", "not": {"const": 1}}, 2)})),
 }
 

@@ -7,9 +7,10 @@ import copy
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -79,6 +80,7 @@ def build_adapter(
     seed: int = 0,
     magnitude: float = 0.3,
     save_embedding_layers: bool | str = False,
+    edited_config: Mapping[str, Any] = MappingProxyType({}),
     **lora_config: Any,
 ) -> PeftModel:
     """Write an adapter with random A and B to `folder`; return PEFT's reading of that folder.
@@ -86,7 +88,8 @@ def build_adapter(
     `base_model` is left alone: the result works on a copy, in float32. `targets` is a list of
     suffixes, a regex, or "all-linear"; `lora_config` is passed on to peft.LoraConfig. The file's
     tensors have type `dtype`. `magnitude` sets the size of A and B: BA is about
-    `magnitude * lora_alpha / rank` times as large as ordinary weights.
+    `magnitude * lora_alpha / rank` times as large as ordinary weights. `edited_config` is set in
+    the saved config before PEFT reads it: what PEFT itself would not write.
     """
     config = LoraConfig(
         r=rank,
@@ -100,6 +103,7 @@ def build_adapter(
         randomize(model, seed=seed, magnitude=magnitude)
         model.save_pretrained(str(folder), save_embedding_layers=save_embedding_layers)
         edit_tensors(folder, lambda tensors: {k: v.to(dtype) for k, v in tensors.items()})
+        edit_config(folder, **edited_config)
         # Not the model just saved: PEFT sorts the patterns of a config as it writes them.
         return PeftModel.from_pretrained(copy.deepcopy(base_model), str(folder)).eval()
 
@@ -199,6 +203,14 @@ def _fifo(folder: Path) -> None:
     os.mkfifo(folder / WEIGHTS_NAME)
 
 
+def _directory(name: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return spoil
+
+
 def _folder_gone(folder: Path) -> None:
     for file in folder.iterdir():
         file.unlink()
@@ -243,6 +255,8 @@ BAD_ADAPTERS = (
     BadAdapter("no weights", lambda f: (f / WEIGHTS_NAME).unlink(), _MISSING, WEIGHTS_NAME),
     BadAdapter("pickle only", _pickle_only, ErrorCode.ADAPTER_INCOMPATIBLE, "safetensors"),
     BadAdapter("fifo", _fifo, _CORRUPT, "regular file"),
+    BadAdapter("weights a directory", _directory(WEIGHTS_NAME), _CORRUPT, "regular file"),
+    BadAdapter("config a directory", _directory(CONFIG_NAME), _CORRUPT, "regular file"),
     _bytes("empty", lambda data: b"", "empty"),
     _bytes("seven bytes", lambda data: data[:7], "safetensors"),
     _bytes("truncated header", lambda data: data[:60], "safetensors"),
@@ -258,6 +272,8 @@ BAD_ADAPTERS = (
     _config_bytes("config not JSON", b"{'r': 8}", "JSON"),
     _config_bytes("config cut", b'{"r": 8, "lora_al', "JSON"),
     _config_bytes("config not UTF-8", b'{"r": 8, "x": "\xff"}', "JSON"),
+    _config_bytes("config only a BOM", b"\xef\xbb\xbf", "JSON"),
+    _config_bytes("config UTF-16", '{"r": 8}'.encode("utf-16"), "JSON"),
     _config_bytes("config deep", b"[" * 100_000, "JSON"),
     _config_bytes("config html", _HTML, "HTML"),
     _config_bytes("config lfs pointer", _LFS, "git-lfs"),
@@ -267,6 +283,7 @@ BAD_ADAPTERS = (
     # absurd values
     _config("rank zero", "`$.r`", _CORRUPT, r=0),
     _config("rank negative", "`$.r`", _CORRUPT, r=-8),
+    _config("rank a fraction", "`$.r`", _CORRUPT, r=8.5),
     _config("rank a string", "`$.r`", _CORRUPT, r="8"),
     _config("rank true", "`$.r`", _CORRUPT, r=True),
     _config("alpha a string", "`$.lora_alpha`", _CORRUPT, lora_alpha="16"),

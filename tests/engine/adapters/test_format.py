@@ -56,7 +56,8 @@ HONOURED: dict[str, dict[str, Any]] = {
     "layers pattern": {"layers_to_transform": [0], "layers_pattern": ["layers"]},
     "lm_head": {"targets": ["lm_head", "q_proj"]},
     "only lm_head": {"targets": ["lm_head"], "rank": 5},
-    "fan_in_fan_out": {"fan_in_fan_out": True},
+    # PEFT writes false, and reads true as false, where the base layers are linears.
+    "fan_in_fan_out": {"edited_config": {"fan_in_fan_out": True}},
     "bfloat16": {"dtype": torch.bfloat16},
     "float16": {"dtype": torch.float16},
     "dropout": {"lora_dropout": 0.5},
@@ -94,6 +95,8 @@ def assert_same_deltas(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Te
 @pytest.mark.parametrize("feature", HONOURED)
 def test_deltas_equal_peft(feature: str, tmp_path: Path) -> None:
     model = build_adapter(tmp_path, BASE, **HONOURED[feature])
+    config = json.loads((tmp_path / peft_adapters.CONFIG_NAME).read_text())
+    assert config["fan_in_fan_out"] is (feature == "fan_in_fan_out")
     assert_same_deltas(packed_deltas(tmp_path), peft_deltas(model))
 
 
@@ -136,6 +139,17 @@ def test_unknown_set_fields_are_reported_but_cost_nothing(tmp_path: Path) -> Non
     edit_config(tmp_path, from_the_future=3, another="x", revision="main")
     weights = read_adapter(adapter_ref(tmp_path), SITES, max_rank=8)
     assert weights.unknown_config_fields == ("another", "from_the_future")
+
+
+def test_a_config_as_other_editors_and_languages_write_it(tmp_path: Path) -> None:
+    """With a byte order mark, and with every number a floating-point one."""
+    model = build_adapter(tmp_path, BASE, layers_to_transform=[1], rank_pattern={"q_proj": 3})
+    alike = digest(tmp_path)
+    edit_config(tmp_path, r=8.0, layers_to_transform=[1.0], rank_pattern={"q_proj": 3.0})
+    file = tmp_path / peft_adapters.CONFIG_NAME
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert_same_deltas(packed_deltas(tmp_path), peft_deltas(model))
+    assert digest(tmp_path) == alike
 
 
 @pytest.fixture
