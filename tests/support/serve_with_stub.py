@@ -6,6 +6,7 @@ python -P serve_with_stub.py BEHAVIOUR [lorax-serve options]
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,11 @@ def write_model(folder: Path) -> Path:
     return folder
 
 
+def _hear_hangups() -> None:
+    """Under nohup a server ignores them, as it should; also when only the tests were started so."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class StubServer:
     """A running server process; `line` reads what it logs, one JSON object after another."""
 
@@ -40,6 +46,7 @@ class StubServer:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # so that a test can press Ctrl-C for the whole group
+            preexec_fn=_hear_hangups,
             env={**os.environ, "PYTHONPATH": path, "XDG_RUNTIME_DIR": str(runtime_dir)},
         )
         assert self.process.stderr is not None
