@@ -1,4 +1,5 @@
-"""Runs steps on a GPU without ever waiting for it, except for the ids a step has sampled.
+"""Runs steps on a GPU without waiting for it, except for the ids a step has sampled, and when prompts
+run two steps ahead of it.
 
 Decode steps replay a CUDA graph; steps with prompts are launched kernel by kernel. A step's
 integers go over in one copy, its pending ids are taken from where the step before left them.
@@ -87,7 +88,7 @@ class CudaRunner:
 
     @torch.inference_mode()
     def launch(self, step: Step) -> "CudaStep":
-        """Enqueue the forward pass. Never waits for the device."""
+        """Enqueue the forward pass. Waits only while the step before the last has not begun."""
         decodes_only = all(item.num_tokens == 1 for item in step.scheduled)
         with_lora = any(item.adapter_slot != BASE_SLOT for item in step.scheduled)
         graph = self._graphs.find(len(step.scheduled), with_lora) if decodes_only else None

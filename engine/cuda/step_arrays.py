@@ -83,8 +83,8 @@ class StepLayout:
 class StepUpload:
     """One device buffer, and two pinned ones that take turns.
 
-    A pinned buffer is written again two uploads later. By then its copy is done, provided that
-    the results of every step are awaited before the second step after it is prepared.
+    A pinned buffer is written again two uploads later, once its copy is done. Steps that sample
+    nothing (chunks of a long prompt) are awaited by nobody else, so the host may run ahead of them.
     """
 
     def __init__(self, num_elements: int, device: torch.device) -> None:
@@ -93,17 +93,23 @@ class StepUpload:
             torch.zeros(num_elements, dtype=torch.int32, pin_memory=True) for _ in range(2)
         ]
         self._arrays = [tensor.numpy() for tensor in self._pinned]
+        self._copied = [torch.cuda.Event() for _ in range(2)]
         self._turn = 0
 
     def begin(self) -> Int32s:
-        """The host buffer of the next step; what it holds is of an older one."""
+        """The host buffer of the next step; what it holds is of an older one.
+
+        Waits until the device has taken that older one.
+        """
         self._turn = 1 - self._turn
+        self._copied[self._turn].synchronize()
         return self._arrays[self._turn]
 
     def send(self, num_elements: int) -> None:
         """Copy the buffer's beginning to the device, after the steps launched before."""
         source = self._pinned[self._turn][:num_elements]
         self.device_buffer[:num_elements].copy_(source, non_blocking=True)
+        self._copied[self._turn].record()
 
 
 def _size(shape: tuple[int, ...]) -> int:
