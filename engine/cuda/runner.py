@@ -1,5 +1,5 @@
-"""Runs steps on a GPU without waiting for it, except for the ids a step has sampled, and when prompts
-run two steps ahead of it.
+"""Runs steps on a GPU and waits for it only where it must: for the ids a step has sampled, and
+for the step buffer when prompts run two steps ahead.
 
 Decode steps replay a CUDA graph; steps with prompts are launched kernel by kernel. A step's
 integers go over in one copy, its pending ids are taken from where the step before left them.
