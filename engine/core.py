@@ -43,8 +43,15 @@ class LaunchedStep(Protocol):
     @property
     def step(self) -> Step: ...
 
-    def sample(self) -> None:
+    def sample(self) -> "SampledStep":
         """Hand over the sampling too. All tokens before this step's must be in its sequences."""
+
+
+class SampledStep(Protocol):
+    """A step whose tokens are being sampled."""
+
+    @property
+    def step(self) -> Step: ...
 
     def output(self) -> StepOutput:
         """Wait for what was sampled."""
@@ -78,7 +85,7 @@ class EngineCore:
         self._scheduler = scheduler
         self._exchange = exchange
         self._runner = runner
-        self._in_flight: LaunchedStep | None = None  # sampling under way, not applied yet
+        self._in_flight: SampledStep | None = None  # not applied yet
         self._outbox = Outbox(link.send)
 
     def run_forever(self) -> None:
@@ -144,13 +151,12 @@ class EngineCore:
         self._scheduler.launched(step)
         self._settle()
         try:
-            launched.sample()
+            self._in_flight = launched.sample()
         except Exception:
             log.exception("sampling_failed", num_sequences=len(step.scheduled))
             self._scheduler.withdraw(step)
             self._run_one_by_one(step)
             return
-        self._in_flight = launched
         if not self._runner.overlaps:
             self._settle()
 
@@ -169,20 +175,26 @@ class EngineCore:
 
     def _settle(self) -> None:
         """Apply the step in flight, if there is one."""
-        launched, self._in_flight = self._in_flight, None
-        if launched is not None:
-            self._apply(launched.step, launched.output())
+        sampled, self._in_flight = self._in_flight, None
+        if sampled is not None:
+            self._apply(sampled.step, sampled.output())
 
     def _apply(self, step: Step, output: StepOutput) -> None:
         """Append the step's tokens to its sequences and end those that are done."""
+        # One may have ended while this step was in flight.
+        going_on = [
+            (index, item.sequence)
+            for index, item in enumerate(step.sampling)
+            if not item.sequence.is_finished
+        ]
+        # First, so that blocks with keys that are no numbers are not offered to others.
+        for index, sequence in going_on:
+            if not output.finite[index]:
+                self._fail(sequence, "The model gave no usable probabilities.")
         self._scheduler.finished(step)
-        for index, item in enumerate(step.sampling):
-            if item.sequence.is_finished:
-                continue  # it ended while this step was in flight
+        for index, sequence in going_on:
             if output.finite[index]:
-                self._append(item.sequence, index, output)
-            else:
-                self._fail(item.sequence, "The model gave no usable probabilities.")
+                self._append(sequence, index, output)
 
     def _append(self, sequence: Sequence, index: int, output: StepOutput) -> None:
         token_id = output.token_ids[index]

@@ -1,5 +1,7 @@
 """Runs a step at once, tensor by tensor: the CPU's way, and the slow twin of the GPU's."""
 
+from dataclasses import dataclass
+
 import torch
 
 from lorax_serve.engine.adapters.slab_memory import TorchSlabs
@@ -45,21 +47,28 @@ class Runner:
         )
 
 
+@dataclass(frozen=True, slots=True)
 class ComputedStep:
     """A step whose logits are here."""
 
-    def __init__(self, step: Step, logits: torch.Tensor) -> None:
-        self.step = step
-        self._logits = logits
-        self._output = StepOutput((), (), ())
+    step: Step
+    logits: torch.Tensor  # [N, vocab]
 
     @torch.inference_mode()
-    def sample(self) -> None:
+    def sample(self) -> "PickedStep":
         items = self.step.sampling
-        if items:
-            mask = mask_rows(items, self._logits.shape[-1])
-            sampled = sample(self._logits, sampling_rows(items), mask)
-            self._output = StepOutput(sampled.token_ids, sampled.logprobs, sampled.finite)
+        mask = mask_rows(items, self.logits.shape[-1])
+        sampled = sample(self.logits, sampling_rows(items), mask)
+        output = StepOutput(sampled.token_ids, sampled.logprobs, sampled.finite)
+        return PickedStep(self.step, output)
+
+
+@dataclass(frozen=True, slots=True)
+class PickedStep:
+    """A step whose tokens are here."""
+
+    step: Step
+    picked: StepOutput
 
     def output(self) -> StepOutput:
-        return self._output
+        return self.picked

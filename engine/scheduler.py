@@ -189,8 +189,9 @@ class Scheduler:
         for sequence in tuple(self._waiting):
             if budget == 0 or len(self._running) >= self._max_num_sequences:
                 break
-            if sequence.num_pending:
-                continue  # preempted with a token in flight: known by the next step
+            # A schedule that preempts admits nobody, and the step in flight is applied before the
+            # next one: its tokens are known by then.
+            assert sequence.num_pending == 0, "a waiting sequence has a token in flight"
             ref = sequence.adapter
             # Admitting younger adapters would pin the room the oldest one waits for.
             if starved is not None and ref is not None and ref != starved:

@@ -4,6 +4,7 @@ Made by the scheduler, run by the runner, thrown away. Nothing in it is filled i
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from lorax_serve.engine.sequence import Sequence
 from lorax_serve.ipc.types import TokenLogprob
@@ -27,17 +28,17 @@ class ScheduledSequence:
         return len(self.token_ids)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Step:
     """Sequences in batch order: decodes first, then prompt chunks, each sorted by adapter slot."""
 
     scheduled: tuple[ScheduledSequence, ...]
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         return sum(item.num_tokens for item in self.scheduled)
 
-    @property
+    @cached_property
     def sampling(self) -> tuple[ScheduledSequence, ...]:
         return tuple(item for item in self.scheduled if item.samples)
 

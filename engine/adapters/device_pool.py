@@ -92,21 +92,19 @@ class AdapterPool:
         The slot is pinned until its bytes have arrived.
         """
         assert packed.digest not in self._by_digest, "the adapter is already here"
-        unpinned = [slot for slot in self._slots.values() if slot.num_pins == 0]
-        if len(self._slots) == self._memory.max_slots:
-            if not unpinned:
-                return None
-            oldest = min(unpinned, key=lambda slot: slot.last_used)
-            unpinned.remove(oldest)
-            self._evict(oldest)
-        evictable = [slot.extent for slot in sorted(unpinned, key=lambda slot: slot.last_used)]
+        unpinned = (slot for slot in self._slots.values() if slot.num_pins == 0)
+        evictable = sorted(unpinned, key=lambda slot: slot.last_used)
         size = -(-packed.num_bytes // ALIGNMENT) * ALIGNMENT
-        placement = self._space.plan(size, evictable)
+        placement = self._space.plan(size, [slot.extent for slot in evictable])
         if placement is None:
             return None
-        for slot in tuple(self._slots.values()):
-            if slot.extent in placement.evicted:
-                self._evict(slot)
+        leaving = [slot for slot in evictable if slot.extent in placement.evicted]
+        if not leaving and len(self._slots) == self._memory.max_slots:
+            leaving = evictable[:1]
+            if not leaving:
+                return None
+        for slot in leaving:
+            self._evict(slot)
         return self._occupy(placement.extent, packed)
 
     def pin(self, slot: AdapterSlot) -> None:

@@ -137,6 +137,7 @@ class AdapterExchange:
 
     def adopt(self, ref: AdapterRef, packed: PackedAdapter) -> bool:
         """Place an adapter that is packed already; False when pins leave no room for it."""
+        assert max(packed.layout.ranks) <= self._max_rank, "kernels have scratch for max_rank"
         self._packed[ref] = packed
         placed = self._place(ref) is not None
         self._packed.pop(ref, None)

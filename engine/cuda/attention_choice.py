@@ -7,11 +7,10 @@ import torch
 from lorax_serve.engine.errors import ModelRefused
 from lorax_serve.ipc.config import AttentionBackendName
 from lorax_serve.kernels.attention_backend import AttentionBackend
-from lorax_serve.kernels.flash_support import supports
+from lorax_serve.kernels.flash_support import BLOCK_MULTIPLE, supports
 from lorax_serve.kernels.torch_attention import TorchAttention
 from lorax_serve.kernels.triton.attention import TritonAttention
 
-FLASH_BLOCK_SIZE = 256
 TRITON_BLOCK_SIZE = 64
 
 
@@ -21,7 +20,7 @@ def choose_attention(
     """Turn AUTO into a choice; raises ModelRefused when what was asked for cannot be had."""
     if wanted is not AttentionBackendName.AUTO and wanted is not AttentionBackendName.FLASH:
         return wanted
-    obstacle = supports(dtype, head_dim, block_size or FLASH_BLOCK_SIZE)
+    obstacle = supports(dtype, head_dim, block_size or BLOCK_MULTIPLE)
     if importlib.util.find_spec("flash_attn") is None:
         obstacle = "the package flash-attn is not installed"
     if obstacle is None:
@@ -32,7 +31,7 @@ def choose_attention(
 
 
 def default_block_size(name: AttentionBackendName) -> int:
-    return FLASH_BLOCK_SIZE if name is AttentionBackendName.FLASH else TRITON_BLOCK_SIZE
+    return BLOCK_MULTIPLE if name is AttentionBackendName.FLASH else TRITON_BLOCK_SIZE
 
 
 def make_attention(name: AttentionBackendName, device: torch.device) -> AttentionBackend:

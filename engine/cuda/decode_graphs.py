@@ -59,7 +59,7 @@ class DecodeGraphs:
                 return self._graphs[size, with_lora]
         return None
 
-    def layout(self, size: int) -> StepLayout:
+    def _layout(self, size: int) -> StepLayout:
         return StepLayout(
             num_rows=size,
             num_sequences=size,
@@ -70,7 +70,7 @@ class DecodeGraphs:
         )
 
     def _capture_one(self, size: int, with_lora: bool, pool: Any) -> DecodeGraph:
-        layout = self.layout(size)
+        layout = self._layout(size)
         views = layout.device_views(self._buffer)
         _pad(views)
         # Kernels are compiled and libraries choose their algorithms outside of the capture.

@@ -22,6 +22,7 @@ from lorax_serve.engine.memory_plan import plan_memory
 from lorax_serve.engine.models.decoder import Decoder
 from lorax_serve.ipc.config import AttentionBackendName, EngineConfig
 from lorax_serve.kernels.attention_backend import AttentionBackend
+from lorax_serve.kernels.triton.lora_delta import PROMPT
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +58,8 @@ class _Builder:
         # The torch twin plans each step on the host.
         captures = config.cuda_graphs and name is not AttentionBackendName.TORCH
         self._graph_sizes = ladder(limits.max_num_sequences) if captures else ()
+        num_targets = max(len(site.targets) for site in model.sites)
+        self._max_site_ranks = num_targets * config.max_adapter_rank
         log.info("attention_backend", name=name.value, block_size=self._block_size)
 
     def build(self, report: Callable[[str, float], None]) -> Execution:
@@ -89,16 +92,19 @@ class _Builder:
         return Execution(plan, kv_cache, slabs, runner)
 
     def _activation_bytes(self) -> int:
-        """Of the largest step, run on a KV cache of one block."""
+        """Of the largest step, run on a KV cache of one block; its LoRA scratch by arithmetic."""
         max_len = self._config.max_model_len or self._model.config.max_position_embeddings
-        runner = self._runner(self._kv_cache(1), self._slabs(1), max_len, ())
-        return peak_activation_bytes(
+        slabs = self._slabs(1)
+        runner = self._runner(self._kv_cache(1), slabs, max_len, ())
+        peak = peak_activation_bytes(
             runner,
             self._limits,
             max_model_len=max_len,
             block_size=self._block_size,
             device=self._device,
         )
+        num_tokens = self._limits.max_batch_tokens
+        return peak + slabs.weights.partials(PROMPT, num_tokens, self._max_site_ranks).nbytes
 
     def _kv_cache(self, num_blocks: int) -> KVCache:
         return KVCache(
@@ -124,7 +130,6 @@ class _Builder:
             max_num_sequences=self._limits.max_num_sequences,
             max_batch_tokens=self._limits.max_batch_tokens,
             max_model_len=max_model_len,
-            max_site_ranks=max(len(site.targets) for site in self._model.sites)
-            * self._config.max_adapter_rank,
+            max_site_ranks=self._max_site_ranks,
         )
         return CudaRunner(self._model, kv_cache, slabs, self._attention, limits, sizes)

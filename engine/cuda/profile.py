@@ -23,9 +23,7 @@ def peak_activation_bytes(
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    launched = runner.launch(step)
-    launched.sample()
-    launched.output()
+    runner.launch(step).sample().output()
     return torch.cuda.max_memory_allocated(device) - before
 
 
@@ -48,8 +46,15 @@ def _item(index: int, num_tokens: int, block_size: int) -> ScheduledSequence:
         arrival=index,
         arrival_time=0.0,
         prompt_token_ids=[0] * num_tokens,
-        # Nothing that samples differently takes more memory than a draw from the whole row.
-        sampling=SamplingParams(temperature=1.0, top_p=0.9, seed=index),
+        # What takes most memory beside the logits: every filter that ranks a whole row, and
+        # log-probabilities. The first row is drawn otherwise, so that rows have to be picked out.
+        sampling=SamplingParams(
+            temperature=1.0,
+            seed=index,
+            top_p=0.9 if index else 1.0,
+            typical_p=0.9 if index else 1.0,
+            num_logprobs=20,
+        ),
         stop=StopConditions(max_new_tokens=1),
         eos_token_ids=frozenset(),
     )

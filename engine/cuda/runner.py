@@ -83,7 +83,8 @@ class CudaRunner:
 
         `report` gets fractions from 0 to 1.
         """
-        warm_up(self._slabs.weights, PROMPT)
+        for shapes in (PROMPT, DECODE):  # the head's decodes are in no graph
+            warm_up(self._slabs.weights, shapes)
         self._graphs.capture(report)
 
     @torch.inference_mode()
@@ -92,24 +93,30 @@ class CudaRunner:
         decodes_only = all(item.num_tokens == 1 for item in step.scheduled)
         with_lora = any(item.adapter_slot != BASE_SLOT for item in step.scheduled)
         graph = self._graphs.find(len(step.scheduled), with_lora) if decodes_only else None
+        head_slots = self._slabs.head_slots(item.adapter_slot for item in step.sampling)
+        head_tiles = _NO_TILES
+        if head_slots:
+            head_tiles = tiles_of(sampled_segments(step), DECODE.shrink.tile_rows)
         if graph is not None:
-            tiles = _tiles(step, DECODE.shrink.tile_rows)
-            views = self._send(step, graph.layout, tiles)
+            tiles = tiles_of(row_segments(step), DECODE.shrink.tile_rows)
+            views = self._send(step, graph.layout, tiles, head_tiles)
             graph.graph.replay()
             hidden = graph.hidden
         else:
-            tiles = _tiles(step, PROMPT.shrink.tile_rows)
-            views = self._send(step, self._layout(step, tiles), tiles)
+            tiles = tiles_of(row_segments(step), PROMPT.shrink.tile_rows)
+            views = self._send(step, self._layout(step, tiles), tiles, head_tiles)
             hidden = self._forward_rows(step, views)
-        return CudaStep(self, step, self._logits(step, views, hidden))
+        return CudaStep(self, step, self._logits(step, views, hidden, head_slots))
 
-    def _send(self, step: Step, layout: StepLayout, tiles: Int32s) -> StepArrays[torch.Tensor]:
+    def _send(
+        self, step: Step, layout: StepLayout, tiles: Int32s, head_tiles: Int32s
+    ) -> StepArrays[torch.Tensor]:
         fill_step(
             layout.host_views(self._upload.begin()),
             step,
             sampled_before=self._sampled_before,
             tiles=tiles,
-            head_tiles=self._head_tiles(step),
+            head_tiles=head_tiles,
             block_size=self._kv_cache.block_size,
         )
         self._upload.send(layout.num_elements)
@@ -125,13 +132,6 @@ class CudaRunner:
             num_tiles=len(tiles),
             num_head_tiles=num_sampled,
         )
-
-    def _head_tiles(self, step: Step) -> Int32s:
-        """Tiles of the sampled rows whose adapter targets the head."""
-        slots = [item.adapter_slot for item in step.sampling if item.adapter_slot != BASE_SLOT]
-        if not self._slabs.adapts_head(slots):
-            return _NO_TILES
-        return tiles_of(sampled_segments(step), DECODE.shrink.tile_rows)
 
     def _forward_decodes(self, views: StepArrays[torch.Tensor], with_lora: bool) -> torch.Tensor:
         """Hidden states [T, E] of a step of one row a sequence. Made to be captured."""
@@ -163,7 +163,7 @@ class CudaRunner:
         lora = None
         if len(views.tiles):
             slots = {item.adapter_slot for item in items} - {BASE_SLOT}
-            max_ranks = self._slabs.max_ranks(tuple(slots))
+            max_ranks = self._slabs.max_ranks(slots)
             partials = self._slabs.weights.partials(PROMPT, step.num_tokens, max_ranks)
             lora = TritonLoraDelta(self._slabs.weights, views.tiles, partials, PROMPT)
         return self._forward(views, batch, lora)
@@ -180,7 +180,11 @@ class CudaRunner:
         return self._model.forward(batch, self._kv_cache, bound, lora)
 
     def _logits(
-        self, step: Step, views: StepArrays[torch.Tensor], hidden: torch.Tensor
+        self,
+        step: Step,
+        views: StepArrays[torch.Tensor],
+        hidden: torch.Tensor,
+        head_slots: frozenset[int],
     ) -> torch.Tensor:
         """[N, vocab] of the sampled rows, of the model's dtype."""
         num_sampled = len(step.sampling)
@@ -188,14 +192,13 @@ class CudaRunner:
             sampled = hidden[:num_sampled]
         else:
             sampled = hidden.index_select(0, views.sampled_rows[:num_sampled])
-        lora = None
-        slots = [item.adapter_slot for item in step.sampling if item.adapter_slot != BASE_SLOT]
-        if self._slabs.adapts_head(slots):
-            partials = self._slabs.weights.partials(
-                DECODE, num_sampled, self._slabs.max_ranks(slots)
-            )
-            lora = TritonLoraDelta(self._slabs.weights, views.head_tiles, partials, DECODE)
-        return self._model.logits(sampled, lora)
+        if not head_slots:
+            return self._model.logits(sampled, None)
+        weights = self._slabs.weights
+        partials = weights.partials(DECODE, num_sampled, self._slabs.max_ranks(head_slots))
+        return self._model.logits(
+            sampled, TritonLoraDelta(weights, views.head_tiles, partials, DECODE)
+        )
 
     def _max_elements(self, limits: RunnerLimits) -> int:
         return StepLayout(
@@ -222,35 +225,34 @@ class CudaRunner:
         return on_host, done
 
 
+@dataclass(frozen=True, slots=True)
 class CudaStep:
     """A step on the device."""
 
-    def __init__(self, runner: CudaRunner, step: Step, logits: torch.Tensor) -> None:
-        self.step = step
-        self._runner = runner
-        self._logits = logits
-        self._sampled: tuple[SampledTensors, SampledTensors, torch.cuda.Event] | None = None
+    runner: CudaRunner
+    step: Step
+    logits: torch.Tensor  # [N, vocab]
 
     @torch.inference_mode()
-    def sample(self) -> None:
+    def sample(self) -> "CudaSampledStep":
         """Enqueue sampling and the copy of its results."""
         items = self.step.sampling
-        if not items:
-            return
-        mask = mask_rows(items, self._logits.shape[-1])
-        sampled = launch(self._logits, sampling_rows(items), mask)
-        self._runner.keep(self.step, sampled.token_ids)
-        # The device's tensors are kept until their copies are done.
-        self._sampled = (sampled, *self._runner.fetch(sampled))
+        mask = mask_rows(items, self.logits.shape[-1])
+        sampled = launch(self.logits, sampling_rows(items), mask)
+        self.runner.keep(self.step, sampled.token_ids)
+        return CudaSampledStep(self.step, sampled, *self.runner.fetch(sampled))
+
+
+@dataclass(frozen=True, slots=True)
+class CudaSampledStep:
+    """A step whose results are on their way to the host."""
+
+    step: Step
+    on_device: SampledTensors  # kept until copied
+    on_host: SampledTensors
+    copied: torch.cuda.Event
 
     def output(self) -> StepOutput:
-        if self._sampled is None:
-            return StepOutput((), (), ())
-        _, on_host, done = self._sampled
-        done.synchronize()
-        sampled = read(on_host)
+        self.copied.synchronize()
+        sampled = read(self.on_host)
         return StepOutput(sampled.token_ids, sampled.logprobs, sampled.finite)
-
-
-def _tiles(step: Step, tile_rows: int) -> Int32s:
-    return tiles_of(row_segments(step), tile_rows)

@@ -1,6 +1,6 @@
 """Adapters in GPU memory: one copy per adapter on a side stream, published by an event."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,7 +49,7 @@ class CudaSlabs:
         )
         self._copies: dict[int, _Copy] = {}  # by slot, of those not known to be done
         self._max_ranks: dict[int, int] = {}  # by slot
-        self._on_head: dict[int, bool] = {}  # by slot
+        self._on_head: frozenset[int] = frozenset()  # slots
 
     def write(self, index: int, start: int, packed: PackedAdapter) -> None:
         layout = packed.layout
@@ -66,7 +66,8 @@ class CudaSlabs:
             done.record(self._stream)
         self._copies[index] = _Copy(done, packed.slab, table_row)
         self._max_ranks[index] = self._most_ranks(layout.ranks)
-        self._on_head[index] = layout.ranks[-1] > 0
+        targets_head = layout.ranks[-1] > 0
+        self._on_head = self._on_head | {index} if targets_head else self._on_head - {index}
 
     def is_written(self, index: int) -> bool:
         copy = self._copies.get(index)
@@ -77,13 +78,13 @@ class CudaSlabs:
         del self._copies[index]
         return True
 
-    def max_ranks(self, slots: Sequence[int]) -> int:
-        """The most ranks any of these slots has at one site; 0 without slots."""
-        return max((self._max_ranks[slot] for slot in slots), default=0)
+    def max_ranks(self, slots: Collection[int]) -> int:
+        """The most ranks any of these slots has at one site. At least one slot."""
+        return max(self._max_ranks[slot] for slot in slots)
 
-    def adapts_head(self, slots: Sequence[int]) -> bool:
-        """Whether any of these slots targets the last site, the model's head."""
-        return any(self._on_head[slot] for slot in slots)
+    def head_slots(self, slots: Iterable[int]) -> frozenset[int]:
+        """Those of the slots that target the last site, the model's head."""
+        return self._on_head.intersection(slots)
 
     def _most_ranks(self, ranks: Sequence[int]) -> int:
         layout = self.weights.layout

@@ -8,9 +8,8 @@ on other adapters' rows, and on those of its own only in the last bits of a floa
 rows that share an adapter are the first grid dimension; a tile without adapter, or whose adapter
 leaves the site alone, ends at once.
 
-The table has one int64 row per adapter slot: for every site (A offset, ranks of the site), then for
-every target (B offset, rank, first rank within the site); offsets are elements of the slab buffer,
-see engine/adapters/slab.py for the layout.
+Tables, tiles and column blocks are those of kernels/lora_table.py; a tile of slot -1 is padding.
+How matrices lie in the slab: engine/adapters/slab.py.
 
 Legend: T rows, M rows of a tile, I input features, R ranks of a site, S splits, out features.
 """
@@ -20,11 +19,6 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
-
-SITE_FIELDS = 2
-TARGET_FIELDS = 3
-TILE_FIELDS = 3  # slot (-1: nothing to do), first row, number of rows
-BLOCK_FIELDS = 4  # table column of the target, first column in it, its out features, column of y
 
 
 @dataclass(frozen=True, slots=True)

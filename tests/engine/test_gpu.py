@@ -97,6 +97,18 @@ def test_padding_never_leaks_into_outputs(tmp_path: Path) -> None:
             assert result.token_ids == traffic.expected[name]
 
 
+def test_a_long_prompt_that_runs_ahead_of_the_device_keeps_its_integers(tmp_path: Path) -> None:
+    """Chunks that sample nothing are awaited by nobody; the device is far behind the host here."""
+    model = tmp_path / "model"
+    oracle = build_tiny_model("llama", model)
+    (prompt,) = prompts(1, seed=9, low=300, high=400)
+    with LocalEngine(model, **{**FP32, "max_batch_tokens": 16}) as engine:
+        engine.generate(greedy("warm", prompt[:40], num_tokens=2))  # compiles, and waits
+        torch.cuda._sleep(1_000_000_000)
+        got = engine.generate(greedy("long", prompt, num_tokens=NUM_TOKENS))["long"]
+    assert got.token_ids == reference_tokens(oracle, prompt, NUM_TOKENS)
+
+
 @pytest.mark.parametrize("backend", ["flash", "triton", "torch"])
 def test_bf16_stays_close_to_fp32(backend: str, tmp_path: Path) -> None:
     """The raw log-probabilities of the first tokens, base and every adapter in one batch."""

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine_harness import BLOCK_SIZE, FakeAdapters, Harness, expected_tokens, request
-from fake_runner import FakeStep
+from fake_runner import FakeSampledStep, FakeStep
 from lorax_serve.ipc.messages import RequestFailed
 from lorax_serve.ipc.types import ErrorCode, FinishReason
 
@@ -214,10 +214,10 @@ def test_sampling_that_raises_fails_only_the_request_to_blame(
 ) -> None:
     healthy_sample = FakeStep.sample
 
-    def sample(step: FakeStep) -> None:
+    def sample(step: FakeStep) -> FakeSampledStep:
         if any(item.sequence.id.request_id == "poison" for item in step.step.sampling):
             raise RuntimeError("poison")
-        healthy_sample(step)
+        return healthy_sample(step)
 
     monkeypatch.setattr(FakeStep, "sample", sample)
     harness = Harness(overlaps=overlaps)
@@ -232,6 +232,20 @@ def test_sampling_that_raises_fails_only_the_request_to_blame(
     assert harness.tokens("a") == expected_tokens([1, *PROMPT], 9)
     assert harness.tokens("b") == expected_tokens([2, *PROMPT], 4)
     assert harness.allocator.num_used == 0
+
+
+def test_blocks_of_a_row_without_numbers_are_offered_to_nobody(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps)
+    harness.runner.broken = frozenset({"broken"})
+    harness.generate(request("broken", PROMPT))
+    harness.run_until_idle()
+    (end,) = harness.terminal_events("broken")
+    assert end.code is ErrorCode.GENERATION_ERROR
+    harness.generate(request("next", PROMPT))
+    harness.run_until_idle()
+    (first,) = [event.prompt for event in harness.link.events if getattr(event, "prompt", None)]
+    assert first.num_cached_tokens == 0
+    assert harness.tokens("next") == expected_tokens(PROMPT, 4)
 
 
 REQUESTS = st.lists(

@@ -5,6 +5,7 @@ block tables do not lead to exactly the sequence's own context fails loudly.
 """
 
 import hashlib
+from dataclasses import dataclass
 
 from lorax_serve.engine.sequence import PENDING_TOKEN, Sequence
 from lorax_serve.engine.step import ScheduledSequence, Step, StepOutput
@@ -29,6 +30,7 @@ class FakeRunner:
         # Contexts as the device knows them, of the sequences with a pending token.
         self._sampled: dict[Sequence, int] = {}
         self.steps: list[Step] = []
+        self.broken: frozenset[str] = frozenset()
 
     def launch(self, step: Step) -> "FakeStep":
         self.steps.append(step)
@@ -76,17 +78,26 @@ class FakeStep:
         self._runner = runner
         self._picked = picked
 
-    def sample(self) -> None:
+    def sample(self) -> "FakeSampledStep":
         # A device would need the sequences' earlier tokens for penalties and grammars.
         for item in self.step.sampling:
             if not item.sequence.is_finished:
                 known = item.sequence.num_known
                 assert known == item.start + item.num_tokens, "sampled before the last token came"
         self._runner.keep(self._picked)
+        return FakeSampledStep(self.step, self._picked, self._runner.broken)
+
+
+@dataclass(frozen=True)
+class FakeSampledStep:
+    step: Step
+    picked: dict[Sequence, int]
+    broken: frozenset[str]  # requests whose logits are no numbers
 
     def output(self) -> StepOutput:
-        picked = tuple(self._picked.values())
-        return StepOutput(picked, (None,) * len(picked), (True,) * len(picked))
+        picked = tuple(self.picked.values())
+        finite = tuple(each.id.request_id not in self.broken for each in self.picked)
+        return StepOutput(picked, (None,) * len(picked), finite)
 
 
 def _adapter(item: ScheduledSequence) -> str:
