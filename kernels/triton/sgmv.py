@@ -87,44 +87,38 @@ def _shrink_kernel(
     if SPLIT == BLOCK_K:
         # The input stays in registers while the ranks stream by.
         ks = first_k + tl.arange(0, BLOCK_K)
-        x = tl.load(
-            x_rows + ks[None, :], mask=in_tile[:, None] & (ks < in_features)[None, :], other=0.0
-        )
+        x = _inputs(x_rows, in_tile, ks, in_features)
         for first_rank in tl.range(0, num_ranks, BLOCK_R, num_stages=STAGES):
             ranks = first_rank + tl.arange(0, BLOCK_R)
-            a = tl.load(
-                slab_ptr + a_offset + ranks[None, :] * in_features + ks[:, None],
-                mask=(ranks < num_ranks)[None, :] & (ks < in_features)[:, None],
-                other=0.0,
-            )
+            a = _a_columns(slab_ptr + a_offset, ranks, num_ranks, ks, in_features)
             product = tl.dot(x, a, out_dtype=tl.float32, input_precision="ieee")
-            tl.store(
-                out_rows[:, None] + ranks[None, :],
-                product,
-                mask=in_tile[:, None] & (ranks < num_ranks)[None, :],
-            )
+            in_product = in_tile[:, None] & (ranks < num_ranks)[None, :]
+            tl.store(out_rows[:, None] + ranks[None, :], product, mask=in_product)
     else:
         for first_rank in range(0, num_ranks, BLOCK_R):
             ranks = first_rank + tl.arange(0, BLOCK_R)
             product = tl.zeros((TILE_ROWS, BLOCK_R), dtype=tl.float32)
             for k in tl.range(0, SPLIT, BLOCK_K, num_stages=STAGES):
                 ks = first_k + k + tl.arange(0, BLOCK_K)
-                x = tl.load(
-                    x_rows + ks[None, :],
-                    mask=in_tile[:, None] & (ks < in_features)[None, :],
-                    other=0.0,
-                )
-                a = tl.load(
-                    slab_ptr + a_offset + ranks[None, :] * in_features + ks[:, None],
-                    mask=(ranks < num_ranks)[None, :] & (ks < in_features)[:, None],
-                    other=0.0,
-                )
+                x = _inputs(x_rows, in_tile, ks, in_features)
+                a = _a_columns(slab_ptr + a_offset, ranks, num_ranks, ks, in_features)
                 product = tl.dot(x, a, product, input_precision="ieee")
-            tl.store(
-                out_rows[:, None] + ranks[None, :],
-                product,
-                mask=in_tile[:, None] & (ranks < num_ranks)[None, :],
-            )
+            in_product = in_tile[:, None] & (ranks < num_ranks)[None, :]
+            tl.store(out_rows[:, None] + ranks[None, :], product, mask=in_product)
+
+
+@triton.jit
+def _inputs(x_rows, in_tile, ks, in_features):
+    """[M, K] of the tile's rows, zero beyond them."""
+    mask = in_tile[:, None] & (ks < in_features)[None, :]
+    return tl.load(x_rows + ks[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _a_columns(a_ptr, ranks, num_ranks, ks, in_features):
+    """[K, R] of A^T, zero beyond its ranks."""
+    mask = (ranks < num_ranks)[None, :] & (ks < in_features)[:, None]
+    return tl.load(a_ptr + ranks[None, :] * in_features + ks[:, None], mask=mask, other=0.0)
 
 
 @triton.jit(do_not_specialize=["split_stride", "row_stride"])
@@ -176,48 +170,110 @@ def _expand_kernel(
     y_columns = y_ptr + first_row * y_stride + y_column + columns
     if num_rows == 1:
         # As a matrix product this would be fifteen sixteenths padding, and short of registers.
-        splits = tl.arange(0, SPLITS)
-        base = tl.load(y_columns, mask=in_target, other=0.0)
-        added = tl.zeros((BLOCK_N,), dtype=tl.float32)
-        for r in range(0, rank, BLOCK_R):
-            ranks = r + tl.arange(0, BLOCK_R)
-            b = tl.load(
-                b_columns[None, :] + ranks[:, None] * out_features,
-                mask=(ranks < rank)[:, None] & in_target[None, :],
-                other=0.0,
-            )
-            partials = tl.load(
-                in_rows + splits[:, None] * split_stride + ranks[None, :],
-                mask=(splits < NUM_SPLITS)[:, None] & (ranks < rank)[None, :],
-                other=0.0,
-            )
-            shrunk = tl.sum(partials, axis=0).to(b.dtype).to(tl.float32)
-            added += tl.sum(shrunk[:, None] * b.to(tl.float32), axis=0)
-        tl.store(y_columns, (base.to(tl.float32) + added).to(base.dtype), mask=in_target)
+        _expand_row(
+            y_columns,
+            b_columns,
+            in_rows,
+            in_target,
+            rank,
+            out_features,
+            split_stride,
+            NUM_SPLITS,
+            SPLITS,
+            BLOCK_N,
+            BLOCK_R,
+        )
     else:
-        rows = tl.arange(0, TILE_ROWS)
-        in_tile = rows < num_rows
-        y = y_columns[None, :] + rows[:, None] * y_stride
-        in_y = in_tile[:, None] & in_target[None, :]
-        total = tl.zeros((TILE_ROWS, BLOCK_N), dtype=tl.float32)
-        for r in range(0, rank, BLOCK_R):
-            ranks = r + tl.arange(0, BLOCK_R)
-            in_rank = ranks < rank
-            b = tl.load(
-                b_columns[None, :] + ranks[:, None] * out_features,
-                mask=in_rank[:, None] & in_target[None, :],
+        _expand_rows(
+            y_columns,
+            y_stride,
+            b_columns,
+            in_rows,
+            in_target,
+            num_rows,
+            rank,
+            out_features,
+            split_stride,
+            row_stride,
+            NUM_SPLITS,
+            TILE_ROWS,
+            BLOCK_N,
+            BLOCK_R,
+        )
+
+
+@triton.jit
+def _expand_row(
+    y,
+    b_columns,
+    in_row,
+    in_target,
+    rank,
+    out_features,
+    split_stride,
+    NUM_SPLITS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    splits = tl.arange(0, SPLITS)
+    base = tl.load(y, mask=in_target, other=0.0)
+    added = tl.zeros((BLOCK_N,), dtype=tl.float32)
+    for r in range(0, rank, BLOCK_R):
+        ranks = r + tl.arange(0, BLOCK_R)
+        b = _b_rows(b_columns, in_target, ranks, rank, out_features)
+        partials = tl.load(
+            in_row + splits[:, None] * split_stride + ranks[None, :],
+            mask=(splits < NUM_SPLITS)[:, None] & (ranks < rank)[None, :],
+            other=0.0,
+        )
+        shrunk = tl.sum(partials, axis=0).to(b.dtype).to(tl.float32)
+        added += tl.sum(shrunk[:, None] * b.to(tl.float32), axis=0)
+    tl.store(y, (base.to(tl.float32) + added).to(base.dtype), mask=in_target)
+
+
+@triton.jit
+def _expand_rows(
+    y_columns,
+    y_stride,
+    b_columns,
+    in_rows,
+    in_target,
+    num_rows,
+    rank,
+    out_features,
+    split_stride,
+    row_stride,
+    NUM_SPLITS: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    rows = tl.arange(0, TILE_ROWS)
+    in_tile = rows < num_rows
+    y = y_columns[None, :] + rows[:, None] * y_stride
+    in_y = in_tile[:, None] & in_target[None, :]
+    total = tl.zeros((TILE_ROWS, BLOCK_N), dtype=tl.float32)
+    for r in range(0, rank, BLOCK_R):
+        ranks = r + tl.arange(0, BLOCK_R)
+        b = _b_rows(b_columns, in_target, ranks, rank, out_features)
+        shrunk = tl.zeros((TILE_ROWS, BLOCK_R), dtype=tl.float32)
+        for split in tl.static_range(NUM_SPLITS):
+            shrunk += tl.load(
+                in_rows + rows[:, None] * row_stride + ranks[None, :] + split * split_stride,
+                mask=in_tile[:, None] & (ranks < rank)[None, :],
                 other=0.0,
             )
-            shrunk = tl.zeros((TILE_ROWS, BLOCK_R), dtype=tl.float32)
-            for split in tl.static_range(NUM_SPLITS):
-                shrunk += tl.load(
-                    in_rows + rows[:, None] * row_stride + ranks[None, :] + split * split_stride,
-                    mask=in_tile[:, None] & in_rank[None, :],
-                    other=0.0,
-                )
-            total = tl.dot(shrunk.to(b.dtype), b, total, input_precision="ieee")
-        tile_base = tl.load(y, mask=in_y, other=0.0)
-        tl.store(y, (tile_base.to(tl.float32) + total).to(tile_base.dtype), mask=in_y)
+        total = tl.dot(shrunk.to(b.dtype), b, total, input_precision="ieee")
+    base = tl.load(y, mask=in_y, other=0.0)
+    tl.store(y, (base.to(tl.float32) + total).to(base.dtype), mask=in_y)
+
+
+@triton.jit
+def _b_rows(b_columns, in_target, ranks, rank, out_features):
+    """[R, N] of B^T, zero beyond its ranks and columns."""
+    mask = (ranks < rank)[:, None] & in_target[None, :]
+    return tl.load(b_columns[None, :] + ranks[:, None] * out_features, mask=mask, other=0.0)
 
 
 def shrink(
