@@ -1,0 +1,71 @@
+"""Who may use which adapter now, and which bytes its name means: asked of the source, remembered
+for seconds.
+"""
+
+import structlog
+
+from lorax_serve.server.single_flight import SingleFlight
+from lorax_serve.server.sources.source import (
+    NotFoundOrForbidden,
+    RemoteAdapter,
+    Source,
+    SourceUnavailable,
+)
+from lorax_serve.server.store.adapter_store import AdapterStore
+from lorax_serve.server.verdicts import FALSE_SECONDS, TRUE_SECONDS, Fingerprint, Verdicts
+
+log = structlog.get_logger(__name__)
+
+
+class Authority:
+    """Never lets one caller's answer count for another, unless the adapter is anybody's."""
+
+    def __init__(self, store: AdapterStore, verdicts: Verdicts) -> None:
+        self._store = store
+        self._verdicts = verdicts
+        self._asking: SingleFlight[tuple[str, str, Fingerprint], RemoteAdapter] = SingleFlight()
+
+    def fingerprint(self, token: str | None) -> Fingerprint:
+        return self._verdicts.fingerprint(token)
+
+    async def resolve(self, source: Source, adapter_id: str, token: str | None) -> RemoteAdapter:
+        """What the name means for this caller. Raises SourceError."""
+        caller = self.fingerprint(token)
+        verdict = self._verdicts.get(source.name, adapter_id, caller)
+        if verdict is None:
+            key = (source.name, adapter_id, caller)
+            async with self._asking.join(key, lambda: self._ask(source, adapter_id, token)) as said:
+                return said
+        if verdict.adapter is None:
+            raise NotFoundOrForbidden("as it was moments ago")
+        return verdict.adapter
+
+    def revoke(self, source: Source, adapter_id: str, token: str | None) -> None:
+        """The source went back on its word: ask it again."""
+        self._verdicts.drop(source.name, adapter_id, self.fingerprint(token))
+
+    async def _ask(self, source: Source, adapter_id: str, token: str | None) -> RemoteAdapter:
+        caller = self.fingerprint(token)
+        try:
+            adapter = await source.resolve(adapter_id, token)
+        except NotFoundOrForbidden:
+            self._verdicts.put(source.name, adapter_id, caller, None, FALSE_SECONDS)
+            if token is None:  # so it is not public any more
+                self._store.forget(source.name, adapter_id)
+            raise
+        except SourceUnavailable as error:
+            adapter = self._last_public(source, adapter_id, error)
+            self._verdicts.put(source.name, adapter_id, caller, adapter, FALSE_SECONDS)
+            return adapter
+        self._verdicts.put(source.name, adapter_id, caller, adapter, TRUE_SECONDS)
+        return adapter
+
+    def _last_public(
+        self, source: Source, adapter_id: str, error: SourceUnavailable
+    ) -> RemoteAdapter:
+        """What an adapter for everybody meant when its source last answered; else `error`."""
+        adapter = self._store.last_meaning(source.name, adapter_id)
+        if adapter is None or not adapter.public:
+            raise error
+        log.warning("adapter_source_unreachable", source=source.name, reason=str(error))
+        return adapter
