@@ -123,18 +123,19 @@ class AdapterStore:
         async with self._changing:
             self._unfinished.pop(key, None)
             self._incoming[key] = incoming
-            while not self._fits():
+            unheld = [entry for entry in self._entries.values() if not entry.num_leases]
+            evictable = sum(self._unfinished.values()) + sum(entry.num_bytes for entry in unheld)
+            if self._num_too_many() > evictable:  # so that what is here is not lost for nothing
+                raise _no_room()
+            while self._num_too_many() > 0:
                 if not await self._evict_one():
-                    raise ServeError(
-                        ErrorCode.INSUFFICIENT_STORAGE,
-                        "The server has no room on its disk for this adapter now.",
-                    )
+                    raise _no_room()
 
-    def _fits(self) -> bool:
+    def _num_too_many(self) -> int:
+        """Bytes that must go for everything entered to fit, zero or less when it does."""
         missing = sum(incoming.num_missing for incoming in self._incoming.values())
-        return self.num_bytes <= self._quota.max_bytes and missing <= self._quota.spare_bytes(
-            self._folders.root
-        )
+        over_quota = self.num_bytes - self._quota.max_bytes
+        return max(over_quota, missing - self._quota.spare_bytes(self._folders.root))
 
     async def _evict_one(self) -> bool:
         """Delete what is missed least: an unfinished download, or the entry unused for longest."""
@@ -192,6 +193,13 @@ def _has_digest(entry: Entry) -> bool:
         return folder_digest(entry.path) == entry.digest
     except OSError:
         return False
+
+
+def _no_room() -> ServeError:
+    return ServeError(
+        ErrorCode.INSUFFICIENT_STORAGE,
+        "The server has no room on its disk for this adapter now.",
+    )
 
 
 def _disk_refused(error: OSError) -> ServeError:

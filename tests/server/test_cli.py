@@ -105,7 +105,8 @@ def test_a_token_is_shown_nowhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["hub.example", "ftp://hub.example", "https://user:key@hub", "https://hub?x=1", "http://"]
+    "url",
+    ["hub.example", "ftp://hub.example", "https://user:key@hub", "https://hub?x=1", "http://"],
 )
 def test_the_hub_is_a_plain_address(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
