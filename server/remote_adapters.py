@@ -52,7 +52,7 @@ class RemoteAdapters:
         self._sources = sources
         self._store = store
         self._limits = limits
-        self._authority = Authority(store, verdicts or Verdicts())
+        self._authority = Authority(store, Verdicts() if verdicts is None else verdicts)
         self._places = asyncio.Semaphore(limits.max_downloads)
         self._arriving: SingleFlight[tuple[str, str, str], Lease] = SingleFlight(Lease.release)
 
