@@ -81,6 +81,7 @@ class HubStandIn:
     held: set[str] = field(default_factory=set)  # files of these repositories stall half-way
     url: str = ""
     network_url: str = ""
+    loop: asyncio.AbstractEventLoop | None = None  # it runs on
 
     def paths(self, part: str) -> list[Seen]:
         return [seen for seen in self.seen if part in seen.path]
@@ -89,6 +90,11 @@ class HubStandIn:
     def num_weight_requests(self) -> int:
         """Requests for weights that reached the place where the bytes are."""
         return len([s for s in self.paths("adapter_model.safetensors") if s.on_network])
+
+    def release(self) -> None:
+        """Ends every stall, from any thread."""
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(self.released.set)
 
     def hub_app(self) -> web.Application:
         app = web.Application()
@@ -228,6 +234,7 @@ def _sibling(repository: Repository, name: str, content: bytes) -> dict[str, obj
 @asynccontextmanager
 async def serving_hub(hub: HubStandIn) -> AsyncIterator[HubStandIn]:
     async with TestServer(hub.hub_app()) as server, TestServer(hub.network_app()) as network:
+        hub.loop = asyncio.get_running_loop()
         hub.url = str(server.make_url("")).rstrip("/")
         hub.network_url = str(network.make_url("")).rstrip("/")
         try:
