@@ -8,7 +8,8 @@ from lorax_serve.server.adapter_resolver import AdapterResolver
 from lorax_serve.server.config import AdapterSource, ServerConfig
 from lorax_serve.server.errors import StartError
 from lorax_serve.server.remote_adapters import FetchLimits, RemoteAdapters
-from lorax_serve.server.sources.hub import DEFAULT_ENDPOINT, HubSource
+from lorax_serve.server.sources.hub import HubSource
+from lorax_serve.server.sources.hub_id import DEFAULT_ENDPOINT
 from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.folders import StoreBusy

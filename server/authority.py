@@ -2,6 +2,8 @@
 for seconds.
 """
 
+import asyncio
+
 import structlog
 
 from lorax_serve.server.single_flight import SingleFlight
@@ -20,7 +22,9 @@ log = structlog.get_logger(__name__)
 class Authority:
     """Never lets one caller's answer count for another, unless the adapter is anybody's."""
 
-    def __init__(self, store: AdapterStore, verdicts: Verdicts) -> None:
+    def __init__(self, store: AdapterStore, verdicts: Verdicts, *, patience: float) -> None:
+        """`patience` is how many seconds a source may take to say what is known from before."""
+        self._patience = patience
         self._store = store
         self._verdicts = verdicts
         self._asking: SingleFlight[tuple[str, str, Fingerprint], RemoteAdapter] = SingleFlight()
@@ -29,7 +33,9 @@ class Authority:
         return self._verdicts.fingerprint(token)
 
     async def resolve(self, source: Source, adapter_id: str, token: str | None) -> RemoteAdapter:
-        """What the name means for this caller. Raises SourceError."""
+        """What the name means for this caller; for an adapter that is anybody's, what it meant
+        when its source last answered, should that be out of reach. Raises SourceError.
+        """
         caller = self.fingerprint(token)
         verdict = self._verdicts.get(source.name, adapter_id, caller)
         if verdict is None:
@@ -46,26 +52,21 @@ class Authority:
 
     async def _ask(self, source: Source, adapter_id: str, token: str | None) -> RemoteAdapter:
         caller = self.fingerprint(token)
+        known = self._store.last_meaning(source.name, adapter_id)
+        if known is not None and not known.public:
+            known = None
         try:
-            adapter = await source.resolve(adapter_id, token)
+            async with asyncio.timeout(None if known is None else self._patience):
+                adapter = await source.resolve(adapter_id, token)
         except NotFoundOrForbidden:
             self._verdicts.put(source.name, adapter_id, caller, None, FALSE_SECONDS)
             if token is None:  # so it is not public any more
                 self._store.forget(source.name, adapter_id)
             raise
-        except SourceUnavailable as error:
-            adapter = self._last_public(source, adapter_id, error)
-            self._verdicts.put(source.name, adapter_id, caller, adapter, FALSE_SECONDS)
-            return adapter
+        except (SourceUnavailable, TimeoutError) as error:
+            if known is None:
+                raise
+            log.warning("adapter_source_unreachable", source=source.name, reason=str(error))
+            adapter = known
         self._verdicts.put(source.name, adapter_id, caller, adapter, TRUE_SECONDS)
-        return adapter
-
-    def _last_public(
-        self, source: Source, adapter_id: str, error: SourceUnavailable
-    ) -> RemoteAdapter:
-        """What an adapter for everybody meant when its source last answered; else `error`."""
-        adapter = self._store.last_meaning(source.name, adapter_id)
-        if adapter is None or not adapter.public:
-            raise error
-        log.warning("adapter_source_unreachable", source=source.name, reason=str(error))
         return adapter

@@ -39,6 +39,7 @@ class FetchLimits:
     max_adapter_bytes: int = 2 * 2**30
     max_downloads: int = 4  # at the same time, of all sources
     deadline: float = 120.0  # seconds a request waits for its adapter's files
+    patience: float = 5.0  # and for news of a public adapter that is here already
 
 
 class RemoteAdapters:
@@ -52,7 +53,9 @@ class RemoteAdapters:
         self._sources = sources
         self._store = store
         self._limits = limits
-        self._authority = Authority(store, Verdicts() if verdicts is None else verdicts)
+        self._authority = Authority(
+            store, Verdicts() if verdicts is None else verdicts, patience=limits.patience
+        )
         self._places = asyncio.Semaphore(limits.max_downloads)
         self._arriving: SingleFlight[tuple[str, str, str], Lease] = SingleFlight(Lease.release)
 

@@ -23,7 +23,7 @@ from lorax_serve.server.errors import ServeError
 from lorax_serve.server.sources.http_files import HttpFile, fetch_file
 from lorax_serve.server.sources.http_replies import check_status, transport_errors
 from lorax_serve.server.sources.http_session import open_session
-from lorax_serve.server.sources.hub_id import HubId, parse_hub_id
+from lorax_serve.server.sources.hub_id import DEFAULT_ENDPOINT, HubId, parse_hub_id
 from lorax_serve.server.sources.retries import Retries
 from lorax_serve.server.sources.source import (
     NotFoundOrForbidden,
@@ -34,7 +34,6 @@ from lorax_serve.server.sources.source import (
 from lorax_serve.server.store.content import is_adapter_file
 from lorax_serve.server.version import version
 
-DEFAULT_ENDPOINT: Final = "https://huggingface.co"
 STALL_SECONDS: Final = 20.0
 _MAX_INFO_BYTES: Final = 8 * 2**20
 

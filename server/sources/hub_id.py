@@ -11,6 +11,8 @@ from typing import Final
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
 
+DEFAULT_ENDPOINT: Final = "https://huggingface.co"
+
 _ID: Final = re.compile(
     r"(?P<repository>[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96})"
     r"(?:@(?P<revision>[A-Za-z0-9_./-]{1,64}))?"

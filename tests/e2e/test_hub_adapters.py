@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ def test_one_that_hangs_hinders_no_other(site: Site) -> None:
     asking.start()
     try:
         while not site.hub.paths("/org/slow/"):
-            pass
+            time.sleep(0.01)
         assert site.say("org/open")[0] == 200
         assert answers == []
     finally:
@@ -119,6 +120,7 @@ def test_one_that_hangs_hinders_no_other(site: Site) -> None:
     assert answers == [site.say("next", source="local")]
 
 
+@pytest.mark.slow
 def test_fault_22_after_a_restart_without_the_hub(site: Site) -> None:
     """Killed, not stopped: and the files are there, and the public one is served."""
     before = site.say("org/open")

@@ -218,6 +218,18 @@ async def test_fault_22_a_public_adapter_outlives_its_hub(site: Site, tmp_path: 
     site.adapters = again.adapters
 
 
+async def test_fault_22_a_silent_hub_is_not_waited_for(site: Site, tmp_path: Path) -> None:
+    hasty = make_site(site.hub, tmp_path / "hasty", patience=0.05)
+    (await hasty.get("org/open")).release()
+    hasty.clock.now += TRUE_SECONDS
+    site.hub.faults = [Fault("stall", on_info=True) for _ in range(9)]
+    async with asyncio.timeout(0.25):  # a try of the source's own takes longer
+        assert bytes_of(await hasty.get("org/open")) == WEIGHTS
+        assert bytes_of(await hasty.get("org/open")) == WEIGHTS
+    assert len(site.hub.faults) == 8
+    await hasty.adapters.close()
+
+
 async def test_fault_22_but_not_what_is_private_by_now(site: Site) -> None:
     (await site.get("org/open")).release()
     site.hub.repositories["org/open"].tokens = {ALICE}
