@@ -30,11 +30,9 @@ def open_session(endpoint: str, *, stall_seconds: float) -> aiohttp.ClientSessio
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(border.on_redirect)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=border, limit=0, use_dns_cache=False),
+        connector=aiohttp.TCPConnector(resolver=border, limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_SECONDS, sock_read=stall_seconds
-        ),
+        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=stall_seconds),
         trace_configs=[trace],
     )
 

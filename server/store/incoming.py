@@ -17,7 +17,9 @@ class Incoming:
     """The files of `adapter` in `folder`, which may hold some of them from before."""
 
     def __init__(self, adapter: RemoteAdapter, folder: Path) -> None:
-        assert all(is_adapter_file(file.name) for file in adapter.files), "names are checked before"
+        """Raises ValueError for a file of another name than an adapter's files have."""
+        if not all(is_adapter_file(file.name) for file in adapter.files):
+            raise ValueError("an adapter has no such file")
         self._files = adapter.files
         self._folder = folder
         self.num_bytes = sum(file.num_bytes for file in adapter.files)

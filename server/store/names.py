@@ -38,7 +38,11 @@ class KnownNames:
         there = frozenset(digests)
         for path in list(folder.iterdir()):
             meaning = _read(path)
-            if meaning is None or meaning.digest not in there:
+            if (
+                meaning is None
+                or meaning.digest not in there
+                or path != self._path(meaning.source, meaning.adapter_id)
+            ):
                 path.unlink()
             else:
                 self._keep(meaning)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -311,6 +311,8 @@ async def test_rubbish_is_swept_at_start(tmp_path: Path) -> None:
     (tmp_path / "trash" / "old").mkdir()
     (tmp_path / "trash" / "old" / WEIGHTS_NAME).write_bytes(b"x")
     (tmp_path / "names" / "tmp1234").write_bytes(b"{")
+    (known,) = (tmp_path / "names").glob("*.json")
+    (tmp_path / "names" / "tmp5678").write_bytes(known.read_bytes())
     old = tmp_path / "partial" / "f00"
     old.mkdir()
     (old / WEIGHTS_NAME).write_bytes(b"x")
@@ -321,6 +323,14 @@ async def test_rubbish_is_swept_at_start(tmp_path: Path) -> None:
     assert len(list((tmp_path / "names").iterdir())) == 1
     assert store.num_bytes == 10 * KB + 2
     store.close()
+
+
+@pytest.mark.parametrize("name", ["../x", "modeling_x.py", "adapter_model.bin", "README.md"])
+async def test_no_other_file_is_written(store: AdapterStore, tmp_path: Path, name: str) -> None:
+    adapter = replace(remote("a", b"x"), files=(RemoteFile(name, 1, None),))
+    with pytest.raises(ValueError, match="no such file"):
+        await store.receive("a", adapter, sending(b"x"))
+    assert files_below(tmp_path / "store") == set()
 
 
 async def test_names_are_bounded(store: AdapterStore, tmp_path: Path) -> None:
