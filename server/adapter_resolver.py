@@ -66,6 +66,11 @@ class AdapterResolver:
     def sources(self) -> tuple[str, ...]:
         return (LOCAL, *(() if self._remote is None else self._remote.names))
 
+    def stop(self) -> None:
+        """Fail those who wait for an adapter, and who asks from now on for one to be fetched."""
+        if self._remote is not None:
+            self._remote.stop()
+
     async def close(self) -> None:
         if self._remote is not None:
             await self._remote.close()

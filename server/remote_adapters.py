@@ -2,7 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,6 +57,8 @@ class RemoteAdapters:
         self._authority = Authority(
             store, Verdicts() if verdicts is None else verdicts, patience=limits.patience
         )
+        self._waits: set[asyncio.Timeout] = set()
+        self._stopped = False
         self._places = asyncio.Semaphore(limits.max_downloads)
         self._arriving: SingleFlight[tuple[str, str, str], Lease] = SingleFlight(Lease.release)
 
@@ -77,12 +80,12 @@ class RemoteAdapters:
             raise UnservedSource(self.names)
         source.check_id(adapter_id)
         try:
-            async with asyncio.timeout(self._limits.deadline):
+            async with self._wait():
                 return await self._lease(source, adapter_id, token)
         except NotFoundOrForbidden:
             raise adapter_not_found(adapter_id) from None
         except TimeoutError:
-            raise _unavailable(None) from None
+            raise (_shutting_down() if self._stopped else _unavailable(None)) from None
         except SourceUnavailable as error:
             log.warning("adapter_source_failed", source=source_name, reason=str(error))
             raise _unavailable(error.retry_after) from None
@@ -93,10 +96,26 @@ class RemoteAdapters:
                 "The adapter's source sent other bytes than it announced.",
             ) from None
 
+    def stop(self) -> None:
+        """Whoever waits for an adapter is told that the server is shutting down."""
+        self._stopped = True
+        for wait in self._waits:
+            wait.reschedule(0)
+
     async def close(self) -> None:
         for source in self._sources.values():
             await source.close()
         self._store.close()
+
+    @asynccontextmanager
+    async def _wait(self) -> AsyncIterator[None]:
+        """Raises TimeoutError after the deadline, or when there is nothing to wait for any more."""
+        async with asyncio.timeout(0 if self._stopped else self._limits.deadline) as wait:
+            self._waits.add(wait)
+            try:
+                yield
+            finally:
+                self._waits.remove(wait)
 
     async def _lease(self, source: Source, adapter_id: str, token: str | None) -> Lease:
         adapter = await self._authority.resolve(source, adapter_id, token)
@@ -178,3 +197,7 @@ def _unavailable(retry_after: float | None) -> ServeError:
         "The adapter's source cannot deliver it now.",
         retry_after=seconds,
     )
+
+
+def _shutting_down() -> ServeError:
+    return ServeError(ErrorCode.SERVER_SHUTDOWN, "The server is shutting down.")

@@ -173,6 +173,20 @@ async def test_who_leaves_while_it_is_fetched_stops_the_download(serve: Serve) -
         assert served.engine.requests == []
 
 
+@pytest.mark.parametrize("path", BODIES)
+async def test_who_waits_for_an_adapter_hears_of_the_servers_end(serve: Serve, path: str) -> None:
+    async with serve() as served:
+        served.hub.held.add("org/open")
+        asked = asyncio.create_task(served.post(path, "org/open"))
+        async with asyncio.timeout(10):
+            while not served.hub.num_weight_requests:
+                await asyncio.sleep(0.01)
+            await served.client.app.shutdown()
+            for reply in (await asked, await served.post(path, "org/other")):
+                assert reply.status == 503
+                assert "shutting down" in await reply.text()
+
+
 async def test_fault_20_the_source_is_down(serve: Serve) -> None:
     async with serve() as served:
         served.hub.faults = [Fault(429, on_info=True, retry_after="77") for _ in range(2)]
