@@ -23,9 +23,11 @@ import torch
 from lorax_serve.engine.adapters.device_pool import AdapterPool, AdapterSlot
 from lorax_serve.engine.adapters.format import read_adapter
 from lorax_serve.engine.adapters.matrices import BaseWeight
+from lorax_serve.engine.adapters.merge import read_merged
 from lorax_serve.engine.adapters.slab import PackedAdapter
+from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import RequestError
-from lorax_serve.ipc.types import AdapterRef, ErrorCode
+from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
 from lorax_serve.kernels.lora import LoraSite
 
 log = structlog.get_logger(__name__)
@@ -68,13 +70,15 @@ class AdapterExchange:
             initializer=torch.set_num_threads,
             initargs=(1,),
         )
-        self._finished: SimpleQueue[tuple[AdapterRef, PackedAdapter | RequestError]] = SimpleQueue()
+        self._finished: SimpleQueue[tuple[AnyAdapterRef, PackedAdapter | RequestError]] = (
+            SimpleQueue()
+        )
         # A ref is in at most one of these four.
-        self._queued: dict[AdapterRef, None] = {}  # in order of arrival
-        self._loading: dict[AdapterRef, bool] = {}  # whether anybody still wants it
-        self._packed: dict[AdapterRef, PackedAdapter] = {}
-        self._failed: dict[AdapterRef, RequestError] = {}
-        self._digests: dict[AdapterRef, str] = {}  # of every ref that was placed, oldest first
+        self._queued: dict[AnyAdapterRef, None] = {}  # in order of arrival
+        self._loading: dict[AnyAdapterRef, bool] = {}  # whether anybody still wants it
+        self._packed: dict[AnyAdapterRef, PackedAdapter] = {}
+        self._failed: dict[AnyAdapterRef, RequestError] = {}
+        self._digests: dict[AnyAdapterRef, str] = {}  # of every ref that was placed, oldest first
 
     @property
     def num_resident(self) -> int:
@@ -94,7 +98,7 @@ class AdapterExchange:
     def num_waiting_for_room(self) -> int:
         return len(self._packed)
 
-    def prefetch(self, ref: AdapterRef) -> None:
+    def prefetch(self, ref: AnyAdapterRef) -> None:
         """Start reading the adapter unless it is here or on its way."""
         if ref in self._loading:
             self._loading[ref] = True
@@ -118,7 +122,7 @@ class AdapterExchange:
                 self._packed[ref] = outcome
         self._start_loads()
 
-    def acquire(self, ref: AdapterRef) -> AdapterSlot | None:
+    def acquire(self, ref: AnyAdapterRef) -> AdapterSlot | None:
         """The adapter's slot, pinned until `release`; None while it is loading or lacks room.
 
         Raises RequestError if it could not be loaded.
@@ -135,7 +139,7 @@ class AdapterExchange:
         self.prefetch(ref)
         return None
 
-    def adopt(self, ref: AdapterRef, packed: PackedAdapter) -> bool:
+    def adopt(self, ref: AnyAdapterRef, packed: PackedAdapter) -> bool:
         """Place an adapter that is packed already; False when pins leave no room for it."""
         assert max(packed.layout.ranks) <= self._max_rank, "kernels have scratch for max_rank"
         self._packed[ref] = packed
@@ -146,11 +150,11 @@ class AdapterExchange:
     def release(self, slot: AdapterSlot) -> None:
         self._pool.unpin(slot)
 
-    def waits_for_room(self, ref: AdapterRef) -> bool:
+    def waits_for_room(self, ref: AnyAdapterRef) -> bool:
         """After `acquire` gave None: whether only room on the device is missing."""
         return ref in self._packed
 
-    def cancel(self, ref: AdapterRef) -> None:
+    def cancel(self, ref: AnyAdapterRef) -> None:
         """Nobody waits for the adapter any more: drop what is on the host, forget its failure."""
         self._queued.pop(ref, None)
         self._packed.pop(ref, None)
@@ -164,11 +168,11 @@ class AdapterExchange:
         self._queued.clear()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _resident(self, ref: AdapterRef) -> AdapterSlot | None:
+    def _resident(self, ref: AnyAdapterRef) -> AdapterSlot | None:
         digest = self._digests.get(ref)
         return None if digest is None else self._pool.find(digest)
 
-    def _place(self, ref: AdapterRef) -> AdapterSlot | None:
+    def _place(self, ref: AnyAdapterRef) -> AdapterSlot | None:
         packed = self._packed.get(ref)
         if packed is None:
             return None
@@ -180,7 +184,7 @@ class AdapterExchange:
             self._start_loads()
         return slot
 
-    def _remember(self, ref: AdapterRef, digest: str) -> None:
+    def _remember(self, ref: AnyAdapterRef, digest: str) -> None:
         self._digests.pop(ref, None)
         self._digests[ref] = digest
         if len(self._digests) > _MAX_KNOWN_REFS:
@@ -201,7 +205,7 @@ class AdapterExchange:
 
     # -- on a loader thread
 
-    def _load(self, ref: AdapterRef) -> None:
+    def _load(self, ref: AnyAdapterRef) -> None:
         try:
             outcome: PackedAdapter | RequestError = self._read_and_pack(ref)
         except RequestError as error:
@@ -214,10 +218,8 @@ class AdapterExchange:
         self._finished.put((ref, outcome))
         self._on_loaded()
 
-    def _read_and_pack(self, ref: AdapterRef) -> PackedAdapter:
-        weights = read_adapter(
-            ref, self._sites, max_rank=self._max_rank, base_weight=self._base_weight
-        )
+    def _read_and_pack(self, ref: AnyAdapterRef) -> PackedAdapter:
+        weights = self._read(ref)
         if weights.unknown_config_fields:
             log.warning(
                 "adapter_config_fields_not_understood",
@@ -227,6 +229,15 @@ class AdapterExchange:
         packed = self._pool.pack(weights)
         log.info("adapter_loaded", adapter=ref.name, num_bytes=packed.num_bytes)
         return packed
+
+    def _read(self, ref: AnyAdapterRef) -> LoraWeights:
+        if isinstance(ref, MergedAdapters):
+            return read_merged(
+                ref, self._sites, max_rank=self._max_rank, base_weight=self._base_weight
+            )
+        return read_adapter(
+            ref, self._sites, max_rank=self._max_rank, base_weight=self._base_weight
+        )
 
 
 def _without_frames(error: RequestError) -> RequestError:
