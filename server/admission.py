@@ -4,21 +4,23 @@ Behind it a request is an engine message; every refusal that needs the model hap
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lorax_serve.ipc.messages import Generate
 from lorax_serve.ipc.types import (
     AdapterRef,
+    AnyAdapterRef,
     EngineInfo,
     ErrorCode,
     GrammarSpec,
+    MergedAdapters,
     RequestId,
     StopConditions,
 )
 from lorax_serve.server.errors import ServeError, UnservedSource
-from lorax_serve.server.request import Constraint, GenerationRequest
+from lorax_serve.server.request import Constraint, GenerationRequest, Merge
 from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.structured_output import ConstraintCompiler
 
@@ -63,7 +65,7 @@ class Admission:
         info = self._service.engine.info
         _check_stops(asked, self._service.limits)
         _check_vocabulary(asked, info.vocab_size)
-        adapter = self._adapter(asked.adapter_id, asked.adapter_source)
+        adapter = self._adapter_or_merge(asked)
         prompt_ids = await self._prompt_ids(asked, info.max_model_len)
         max_new_tokens = _max_new_tokens(asked, len(prompt_ids), info)
         grammar, warnings = await self._grammar(asked.constraint)
@@ -94,6 +96,13 @@ class Admission:
     ) -> tuple[GrammarSpec | None, tuple[str, ...]]:
         return (None, ()) if constraint is None else await self._compiler.compile(constraint)
 
+    def _adapter_or_merge(self, asked: GenerationRequest) -> AnyAdapterRef | None:
+        merge, source = asked.merge, asked.adapter_source
+        if merge is None:
+            return self._adapter(asked.adapter_id, source)
+        parts = [self._adapter(adapter_id, source) for adapter_id in merge.adapter_ids]
+        return merged_adapters(merge, parts)
+
     def _adapter(self, adapter_id: str, source: str) -> AdapterRef | None:
         if not adapter_id or self._service.is_base(adapter_id):
             return None
@@ -118,6 +127,24 @@ class Admission:
         if not ids:
             raise ServeError(ErrorCode.INVALID_REQUEST, "The prompt is empty.")
         return ids[-asked.truncate :] if asked.truncate else ids
+
+
+def merged_adapters(merge: Merge, parts: Sequence[AdapterRef | None]) -> MergedAdapters:
+    """The merge of its resolved adapters. Raises ServeError where one is None, the base model."""
+    adapters = tuple(part for part in parts if part is not None)
+    if len(adapters) < len(parts):
+        raise ServeError(
+            ErrorCode.INVALID_REQUEST,
+            "`merged_adapters` names the base model, which is no adapter.",
+            param="merged_adapters",
+        )
+    return MergedAdapters(
+        parts=adapters,
+        weights=merge.weights,
+        strategy=merge.strategy,
+        density=merge.density,
+        majority_sign_method=merge.majority_sign_method,
+    )
 
 
 def _max_new_tokens(asked: GenerationRequest, num_prompt: int, info: EngineInfo) -> int:

@@ -6,7 +6,7 @@ Schemas make it; admission turns it into an engine message. Nothing here depends
 import secrets
 from dataclasses import dataclass
 
-from lorax_serve.ipc.types import SamplingParams
+from lorax_serve.ipc.types import MajoritySignMethod, MergeStrategy, SamplingParams
 
 MAX_SEED = 2**63 - 1
 
@@ -40,12 +40,24 @@ class Choice:
 Constraint = JsonSchema | JsonObject | Regex | Choice
 
 
+@dataclass(frozen=True)
+class Merge:
+    """Adapters to be used as one; what a strategy does not use has its default."""
+
+    adapter_ids: tuple[str, ...]
+    weights: tuple[float, ...]  # one per id
+    strategy: MergeStrategy
+    density: float | None
+    majority_sign_method: MajoritySignMethod
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     prompt: str | tuple[int, ...]  # text, or token ids as the client sent them
     sampling: SamplingParams
     adapter_id: str = ""  # "" or a name of the served model: the base model
-    adapter_source: str = "local"  # of no account for the base model
+    merge: Merge | None = None  # instead of `adapter_id`
+    adapter_source: str = "local"  # of no account for the base model; of every part of a merge
     add_special_tokens: bool = True
     truncate: int | None = None  # keep only this many last prompt tokens
     max_new_tokens: int | None = None  # None: as many as fit
