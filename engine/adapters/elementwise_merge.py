@@ -5,29 +5,16 @@
 - random pruning drops elements and scales up the rest, as DARE does (Yu et al. 2023,
   https://arxiv.org/abs/2311.03099, section 3.2)
 
-Deltas come as functions and are computed each time they are wanted, so that however many are
-merged, only a few matrices of a model's full width are in memory.
-
 Legend: O output features, I input features.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import torch
 
 from lorax_serve.ipc.types import MajoritySignMethod
-
-Pruning = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class WeightedDelta:
-    """One adapter's share in a merge of one linear."""
-
-    compute: Callable[[], torch.Tensor]  # a fresh pruned delta [O, I], float32
-    weight: float
 
 
 def prune_magnitudes(delta: torch.Tensor, density: float) -> torch.Tensor:
@@ -56,39 +43,30 @@ def pruning_seed(digest: str, module: str) -> int:
     return int.from_bytes(hashlib.sha256(f"dare\0{digest}\0{module}".encode()).digest()[:7])
 
 
-def weighted_sum(deltas: Sequence[WeightedDelta]) -> torch.Tensor:
-    """sum(weight * delta), [O, I]."""
-    total = deltas[0].compute().mul_(deltas[0].weight)
-    for each in deltas[1:]:
-        total.add_(each.compute(), alpha=each.weight)
-    return total
+def weighted_sum(deltas: Iterable[torch.Tensor], weights: Iterable[float]) -> torch.Tensor:
+    """sum(weight * delta), [O, I]. Keeps no delta longer than it takes to add it; overwrites."""
+    terms = (delta.mul_(weight) for delta, weight in zip(deltas, weights, strict=True))
+    return reduce(torch.Tensor.add_, terms)
 
 
-def elected_mean(deltas: Sequence[WeightedDelta], method: MajoritySignMethod) -> torch.Tensor:
+def elected_mean(
+    deltas: Sequence[torch.Tensor], weights: Sequence[float], method: MajoritySignMethod
+) -> torch.Tensor:
     """TIES: elect a sign per element; the weighted mean of the deltas that have it. [O, I].
 
     The sum of values (total) or of signs (frequency), before weights, elects; zero elects plus. The
     mean divides by the number of deltas that agree, not by their weights, so that twice the weights
-    are twice the result.
+    are twice the result. Overwrites the deltas.
     """
-    positive = _votes(deltas, method) >= 0
-    total = torch.zeros(positive.shape)
-    num_agreeing = torch.zeros(positive.shape)
-    for each in deltas:
-        delta = each.compute()
-        agrees = torch.where(positive, delta > 0, delta < 0)
-        total.add_(delta.mul_(agrees), alpha=each.weight)
+    by_sign = method is MajoritySignMethod.FREQUENCY
+    votes = torch.zeros_like(deltas[0])
+    for delta in deltas:
+        votes += delta.sign() if by_sign else delta
+    positive = votes >= 0
+    total, num_agreeing = votes.zero_(), torch.zeros_like(votes)
+    for delta, weight in zip(deltas, weights, strict=True):
+        # Zeros, which nobody kept, have neither sign.
+        agrees = (delta != 0) & ((delta > 0) == positive)
         num_agreeing += agrees
+        total.add_(delta.mul_(agrees), alpha=weight)
     return total.div_(num_agreeing.clamp_(min=1))
-
-
-def _votes(deltas: Sequence[WeightedDelta], method: MajoritySignMethod) -> torch.Tensor:
-    votes = _vote(deltas[0], method)
-    for each in deltas[1:]:
-        votes += _vote(each, method)
-    return votes
-
-
-def _vote(each: WeightedDelta, method: MajoritySignMethod) -> torch.Tensor:
-    delta = each.compute()
-    return delta.sign_() if method is MajoritySignMethod.FREQUENCY else delta

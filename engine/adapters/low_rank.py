@@ -15,7 +15,7 @@ NEGLIGIBLE = 1e-6
 # Up to this height the decomposition is computed in full; above, from a random sketch.
 _MAX_EXACT_ROWS = 1024
 _OVERSAMPLING = 16
-_POWER_ITERATIONS = 3
+_POWER_ITERATIONS = 2
 
 
 class RankExceeded(Exception):

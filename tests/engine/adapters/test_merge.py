@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
@@ -46,7 +47,7 @@ from peft_adapters import (
 
 BASE = tiny_llama(num_hidden_layers=1)
 SITES = lora_sites(BASE)
-FULL = 128  # more than any linear here can have: nothing is ever cut
+FULL = 128  # no linear here has more than 64 rows or columns on its shorter side: nothing is cut
 EXACT = 1e-5
 MIXED: dict[str, dict[str, Any]] = {  # ranks, scales and targets all differ
     "a": {"rank": 4, "targets": ["q_proj", "v_proj", "down_proj"], "lora_alpha": 4},
@@ -267,6 +268,26 @@ def test_a_pruned_merge_is_cut_to_the_best_of_its_rank_and_says_so(
     assert loud["relative_residual"] == pytest.approx(max(errors), rel=1e-3)
     assert loud["adapters"] == ["a", "b", "c"]
     assert (quiet["event"], quiet["log_level"]) == ("adapters_merged", "info")
+
+
+def test_a_pruned_merge_of_small_ranks_takes_no_more_than_64() -> None:
+    """A slab of the highest served rank would often not fit the device."""
+    for rank, expected in ((4, 64), (40, 80)):
+        parts = [random_weights(d, {"m": (100, rank, 90)}, seed=i) for i, d in enumerate("pq")]
+        how = recipe(
+            [AdapterRef(part.name, "/x", "1") for part in parts], None, MergeStrategy.TIES, 0.5
+        )
+        assert merge_weights(how, parts, max_rank=FULL).matrices["m"].rank == expected
+        assert merge_weights(how, parts, max_rank=50).matrices["m"].rank == 50
+
+
+@pytest.mark.parametrize("strategy", [MergeStrategy.DARE_LINEAR, MergeStrategy.MAGNITUDE_PRUNE])
+def test_pruning_nothing_needs_no_decomposition(root: Path, strategy: MergeStrategy) -> None:
+    added = merged(root, "abc", [1.0, 2.0, 3.0])
+    got = merged(root, "abc", [1.0, 2.0, 3.0], strategy, 1.0)
+    for module, each in added.matrices.items():
+        assert torch.equal(got.matrices[module].a, each.a)
+        assert torch.equal(got.matrices[module].b, each.b)
 
 
 def test_linear_that_needs_more_rank_than_is_served_is_refused(
