@@ -13,9 +13,9 @@ import torch
 # A rest below this share of the whole is rounding of float32, not content: no rank is spent on it.
 NEGLIGIBLE = 1e-6
 # Up to this height the decomposition is computed in full; above, from a random sketch.
-_MAX_EXACT_ROWS = 1024
+_MAX_EXACT_ROWS = 512
 _OVERSAMPLING = 16
-_POWER_ITERATIONS = 2
+_POWER_ITERATIONS = 3
 
 
 class RankExceeded(Exception):
@@ -42,7 +42,7 @@ class LowRank:
 def factor(matrix: torch.Tensor, max_rank: int) -> LowRank:
     """The best approximation of `matrix` [O, I] of rank `max_rank` or less; overwrites it.
 
-    Where a lower rank leaves only a negligible rest, it is taken. Exact up to 1024 rows or columns;
+    Where a lower rank leaves only a negligible rest, it is taken. Exact up to 512 rows or columns;
     above, by a randomized range finder with power iterations (Halko, Martinsson and Tropp 2009,
     https://arxiv.org/abs/0909.4061, algorithms 4.4 and 5.1).
     """

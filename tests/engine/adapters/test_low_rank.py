@@ -57,7 +57,7 @@ def test_nothing_is_rank_one_of_zeros(shape: tuple[int, int]) -> None:
     assert not narrow(torch.zeros(9, 5), torch.zeros(5, 6), 3, 0.0).b.any()
 
 
-@pytest.mark.parametrize("shape", [(1100, 1300), (1300, 1100)])
+@pytest.mark.parametrize("shape", [(700, 900), (900, 700)])
 def test_large_matrices_come_within_a_hundredth_of_the_best(shape: tuple[int, int]) -> None:
     """Noise on every element decays slowly: the sketch's hardest case."""
     matrix = noisy(*shape, rank=20, noise=1.0)
