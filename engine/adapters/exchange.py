@@ -64,12 +64,9 @@ class AdapterExchange:
         # Loading must not take the forward pass's cores. A thread new to torch would inherit the
         # count that a loader sets for itself; asking for it settles this thread's own first.
         torch.get_num_threads()
-        self._threads = ThreadPoolExecutor(
-            max_loading,
-            thread_name_prefix="adapter-loader",
-            initializer=torch.set_num_threads,
-            initargs=(1,),
-        )
+        self._threads = _loader_threads(max_loading, "adapter-loader")
+        # Pruned merges take minutes where files take milliseconds: nobody else waits for one.
+        self._pruning_thread = _loader_threads(1, "adapter-pruner")
         self._finished: SimpleQueue[tuple[AnyAdapterRef, PackedAdapter | RequestError]] = (
             SimpleQueue()
         )
@@ -166,7 +163,8 @@ class AdapterExchange:
     def close(self) -> None:
         """Wait for the threads to end. The exchange is of no use afterwards."""
         self._queued.clear()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._threads, self._pruning_thread):
+            threads.shutdown(wait=True, cancel_futures=True)
 
     def _resident(self, ref: AnyAdapterRef) -> AdapterSlot | None:
         digest = self._digests.get(ref)
@@ -191,17 +189,24 @@ class AdapterExchange:
             del self._digests[next(iter(self._digests))]
 
     def _start_loads(self) -> None:
-        """Hand queued adapters to threads, as many as may be read and kept on the host."""
-        max_staged = _STAGED_PER_THREAD * self._max_loading
-        while (
-            self._queued
-            and len(self._loading) < self._max_loading
-            and len(self._loading) + len(self._packed) < max_staged
-        ):
-            ref = next(iter(self._queued))
+        """Hand queued adapters to threads, as many as may be read and kept on the host; and one
+        pruned merge beside them.
+        """
+        while (ref := self._next_load()) is not None:
             del self._queued[ref]
             self._loading[ref] = True
-            self._threads.submit(self._load, ref)
+            threads = self._pruning_thread if _prunes(ref) else self._threads
+            threads.submit(self._load, ref)
+
+    def _next_load(self) -> AnyAdapterRef | None:
+        """The longest queued adapter that may start now."""
+        num_pruning = sum(map(_prunes, self._loading))
+        num_reading = len(self._loading) - num_pruning
+        if num_reading + len(self._packed) >= _STAGED_PER_THREAD * self._max_loading:
+            return None
+        may_prune, may_read = num_pruning == 0, num_reading < self._max_loading
+        startable = (ref for ref in self._queued if (may_prune if _prunes(ref) else may_read))
+        return next(startable, None)
 
     # -- on a loader thread
 
@@ -238,6 +243,16 @@ class AdapterExchange:
         return read_adapter(
             ref, self._sites, max_rank=self._max_rank, base_weight=self._base_weight
         )
+
+
+def _prunes(ref: AnyAdapterRef) -> bool:
+    return isinstance(ref, MergedAdapters) and ref.strategy.prunes
+
+
+def _loader_threads(number: int, name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(
+        number, thread_name_prefix=name, initializer=torch.set_num_threads, initargs=(1,)
+    )
 
 
 def _without_frames(error: RequestError) -> RequestError:
