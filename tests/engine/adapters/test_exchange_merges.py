@@ -147,3 +147,18 @@ def test_an_abandoned_merge_that_is_wanted_again_is_joined(
     merges.gate.set()
     acquired(ties(folder, "ab"))
     assert merges.started == ["a,b"]
+
+
+def test_a_merge_that_nobody_waits_for_any_more_never_begins(
+    exchange: AdapterExchange,
+    merges: GatedMerges,
+    acquired: Callable[[AnyAdapterRef], AdapterSlot],
+    folder: Path,
+) -> None:
+    for names in ("ab", "bc", "ca"):
+        exchange.prefetch(ties(folder, names))
+    assert merges.begun.acquire(timeout=PATIENCE_SECONDS)
+    exchange.cancel(ties(folder, "bc"))
+    merges.gate.set()
+    acquired(ties(folder, "ca"))
+    assert merges.started == ["a,b", "c,a"]
