@@ -21,17 +21,17 @@ from lorax_serve.engine.errors import RequestError
 from lorax_serve.engine.sequence import Sequence, SequenceId, SequenceStatus
 from lorax_serve.engine.sequence_blocks import SequenceBlocks
 from lorax_serve.engine.step import ScheduledSequence, Step
-from lorax_serve.ipc.types import AdapterRef, ErrorCode
+from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode
 
 
 class AdapterSource(Protocol):
     """What the scheduler needs of the adapter exchange."""
 
-    def prefetch(self, ref: AdapterRef) -> None: ...
-    def acquire(self, ref: AdapterRef) -> AdapterSlot | None: ...
+    def prefetch(self, ref: AnyAdapterRef) -> None: ...
+    def acquire(self, ref: AnyAdapterRef) -> AdapterSlot | None: ...
     def release(self, slot: AdapterSlot) -> None: ...
-    def cancel(self, ref: AdapterRef) -> None: ...
-    def waits_for_room(self, ref: AdapterRef) -> bool: ...
+    def cancel(self, ref: AnyAdapterRef) -> None: ...
+    def waits_for_room(self, ref: AnyAdapterRef) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class Scheduler:
     def _admit(self, chunks: dict[Sequence, int], budget: int) -> list[Rejection]:
         """Move waiting sequences into `chunks` while budget, places and blocks last."""
         rejections: list[Rejection] = []
-        starved: AdapterRef | None = None  # the oldest adapter for which no room can be made yet
+        starved: AnyAdapterRef | None = None  # the oldest adapter for which no room can be made yet
         for sequence in tuple(self._waiting):
             if budget == 0 or len(self._running) >= self._max_num_sequences:
                 break
@@ -252,7 +252,7 @@ class Scheduler:
             sequence.num_cached_tokens = num_cached
         return num_tokens
 
-    def _lose_interest(self, ref: AdapterRef | None) -> None:
+    def _lose_interest(self, ref: AnyAdapterRef | None) -> None:
         """Stop loading an adapter that nobody waits for any more."""
         if ref is not None and all(sequence.adapter != ref for sequence in self._waiting):
             self._adapters.cancel(ref)

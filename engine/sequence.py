@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from lorax_serve.engine.adapters.device_pool import AdapterSlot
 from lorax_serve.grammar.guide import Guide
 from lorax_serve.ipc.types import (
-    AdapterRef,
+    AnyAdapterRef,
     FinishReason,
     RequestId,
     SamplingParams,
@@ -46,7 +46,7 @@ class Sequence:
     sampling: SamplingParams
     stop: StopConditions
     eos_token_ids: frozenset[int]
-    adapter: AdapterRef | None = None
+    adapter: AnyAdapterRef | None = None
     guide: Guide | None = None
     cache_salt: str = ""
     output_token_ids: list[int] = field(default_factory=list)

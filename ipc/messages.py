@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from lorax_serve.ipc.types import (
-    AdapterRef,
+    AnyAdapterRef,
     EngineInfo,
     ErrorCode,
     FinishReason,
@@ -34,7 +34,7 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     prompt_token_ids: list[TokenId]
     sampling: SamplingParams
     stop: StopConditions
-    adapter: AdapterRef | None = None  # None: the base model
+    adapter: AnyAdapterRef | None = None  # None: the base model
     grammar: GrammarSpec | None = None
     cache_salt: str = ""  # requests share prefix-cache blocks only under equal salts
 

@@ -1,8 +1,10 @@
 """Facts both processes speak about. Each is defined once, here."""
 
 import enum
-from typing import Annotated, NewType
+import hashlib
+from typing import Annotated, NewType, TypeAlias
 
+import msgspec
 from msgspec import Meta, Struct
 
 RequestId = NewType("RequestId", str)
@@ -85,12 +87,77 @@ class GrammarSpec(Struct, frozen=True, forbid_unknown_fields=True):
     digest: str  # sha256 hex of kind and payload; keys the engine's cache
 
 
-class AdapterRef(Struct, frozen=True, forbid_unknown_fields=True):
+class AdapterRef(Struct, frozen=True, tag="adapter", forbid_unknown_fields=True):
     """Which adapter a request wants, resolved to files. Equal refs mean the same bytes."""
 
     name: str  # as the operator's users call it; for messages only
     path: str  # absolute folder holding adapter_config.json and the safetensors file
     revision: str  # changes whenever the files do
+
+
+class MergeStrategy(enum.Enum):
+    """How deltas become one; `engine/adapters/merge.py` says what each computes."""
+
+    LINEAR = "linear"
+    TIES = "ties"
+    DARE_LINEAR = "dare_linear"
+    DARE_TIES = "dare_ties"
+    MAGNITUDE_PRUNE = "magnitude_prune"
+
+    @property
+    def prunes(self) -> bool:
+        return self is not MergeStrategy.LINEAR
+
+    @property
+    def elects_signs(self) -> bool:
+        return self in (MergeStrategy.TIES, MergeStrategy.DARE_TIES)
+
+
+class MajoritySignMethod(enum.Enum):
+    """What decides the sign of an element: the sum of the parts' values, or of their signs."""
+
+    TOTAL = "total"
+    FREQUENCY = "frequency"
+
+
+MAX_MERGED_ADAPTERS = 8
+MAX_MERGE_WEIGHT = 1000.0  # and as much below zero
+
+MergeWeight = Annotated[float, Meta(ge=-MAX_MERGE_WEIGHT, le=MAX_MERGE_WEIGHT)]
+MergeDensity = Annotated[float, Meta(gt=0, le=1)]
+
+
+class MergedAdapters(Struct, frozen=True, tag="merged", forbid_unknown_fields=True):
+    """Several adapters to be used as one. Equal merges mean the same weights.
+
+    Stands wherever an AdapterRef may. What a strategy does not use has its default, so that merges
+    which compute the same are equal.
+    """
+
+    parts: Annotated[tuple[AdapterRef, ...], Meta(min_length=1, max_length=MAX_MERGED_ADAPTERS)]
+    weights: tuple[MergeWeight, ...]  # one per part
+    strategy: MergeStrategy = MergeStrategy.LINEAR
+    density: MergeDensity | None = None  # share of a delta's elements that pruning keeps
+    majority_sign_method: MajoritySignMethod = MajoritySignMethod.TOTAL
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(self.parts):
+            raise ValueError("a merge has one weight per part")
+        if self.strategy.prunes == (self.density is None):
+            raise ValueError("a merge has a density exactly where its strategy prunes")
+
+    @property
+    def name(self) -> str:
+        """The parts' names; for messages only."""
+        return ",".join(part.name for part in self.parts)
+
+    @property
+    def revision(self) -> str:
+        """Changes whenever a part's files or how they are merged do."""
+        return hashlib.sha256(msgspec.msgpack.encode(self)).hexdigest()
+
+
+AnyAdapterRef: TypeAlias = AdapterRef | MergedAdapters
 
 
 class TokenLogprob(Struct, frozen=True, array_like=True):

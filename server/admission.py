@@ -4,21 +4,23 @@ Behind it a request is an engine message; every refusal that needs the model hap
 """
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from lorax_serve.ipc.messages import Generate
 from lorax_serve.ipc.types import (
+    AnyAdapterRef,
     EngineInfo,
     ErrorCode,
     GrammarSpec,
+    MergedAdapters,
     RequestId,
     StopConditions,
 )
 from lorax_serve.server.adapter_resolver import ResolvedAdapter
 from lorax_serve.server.errors import ServeError
-from lorax_serve.server.request import Constraint, GenerationRequest
+from lorax_serve.server.request import Constraint, GenerationRequest, Merge
 from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.structured_output import ConstraintCompiler
 
@@ -80,15 +82,23 @@ class Admission:
         return (None, ()) if constraint is None else await self._compiler.compile(constraint)
 
     @asynccontextmanager
-    async def _adapter(self, asked: GenerationRequest) -> AsyncIterator[ResolvedAdapter | None]:
+    async def _adapter(self, asked: GenerationRequest) -> AsyncIterator["_Adapter"]:
+        with ExitStack() as held:
+            if asked.merge is None:
+                part = await self._resolve(asked.adapter_id, asked, held)
+                yield _BASE if part is None else _Adapter(part.ref, part.source)
+            else:
+                ids = asked.merge.adapter_ids
+                yield _merged(asked.merge, [await self._resolve(i, asked, held) for i in ids])
+
+    async def _resolve(
+        self, adapter_id: str, asked: GenerationRequest, held: ExitStack
+    ) -> ResolvedAdapter | None:
         """None for the base model."""
-        if not asked.adapter_id or self._service.is_base(asked.adapter_id):
-            yield None
-            return
-        with await self._service.resolver.resolve(
-            asked.adapter_id, asked.adapter_source, asked.adapter_token
-        ) as adapter:
-            yield adapter
+        if not adapter_id or self._service.is_base(adapter_id):
+            return None
+        source, token = asked.adapter_source, asked.adapter_token
+        return held.enter_context(await self._service.resolver.resolve(adapter_id, source, token))
 
     async def _prompt_ids(self, asked: GenerationRequest, max_model_len: int) -> list[int]:
         longest = max_model_len - 1  # at least one token is to be generated
@@ -109,11 +119,20 @@ class Admission:
         return ids[-asked.truncate :] if asked.truncate else ids
 
 
+@dataclass(frozen=True)
+class _Adapter:
+    ref: AnyAdapterRef | None
+    source: str | None
+
+
+_BASE = _Adapter(None, None)
+
+
 def _accepted(
     asked: GenerationRequest,
     prompt_ids: list[int],
     max_new_tokens: int,
-    adapter: ResolvedAdapter | None,
+    adapter: _Adapter,
     grammar: GrammarSpec | None,
     warnings: tuple[str, ...],
 ) -> Accepted:
@@ -126,7 +145,7 @@ def _accepted(
             stop_token_ids=asked.stop_token_ids,
             ignore_eos=asked.ignore_eos,
         ),
-        adapter=None if adapter is None else adapter.ref,
+        adapter=adapter.ref,
         grammar=grammar,
         cache_salt=asked.cache_salt,
     )
@@ -136,9 +155,28 @@ def _accepted(
         keep_stop_string=asked.keep_stop_string,
         skip_special_tokens=asked.skip_special_tokens,
         num_prompt_characters=len(asked.prompt) if isinstance(asked.prompt, str) else 0,
-        adapter_source=None if adapter is None else adapter.source,
+        adapter_source=adapter.source,
         grammar_warnings=warnings,
     )
+
+
+def _merged(merge: Merge, parts: Sequence[ResolvedAdapter | None]) -> _Adapter:
+    """The merge of its resolved adapters. Raises ServeError where one is None, the base model."""
+    adapters = tuple(part for part in parts if part is not None)
+    if len(adapters) < len(parts):
+        raise ServeError(
+            ErrorCode.INVALID_REQUEST,
+            "`merged_adapters` names the base model, which is no adapter.",
+            param="merged_adapters",
+        )
+    ref = MergedAdapters(
+        parts=tuple(part.ref for part in adapters),
+        weights=merge.weights,
+        strategy=merge.strategy,
+        density=merge.density,
+        majority_sign_method=merge.majority_sign_method,
+    )
+    return _Adapter(ref, adapters[0].source)
 
 
 def _max_new_tokens(asked: GenerationRequest, num_prompt: int, info: EngineInfo) -> int:

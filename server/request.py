@@ -6,7 +6,7 @@ Schemas make it; admission turns it into an engine message. Nothing here depends
 import secrets
 from dataclasses import dataclass, field
 
-from lorax_serve.ipc.types import SamplingParams
+from lorax_serve.ipc.types import MajoritySignMethod, MergeStrategy, SamplingParams
 
 MAX_SEED = 2**63 - 1
 
@@ -40,12 +40,25 @@ class Choice:
 Constraint = JsonSchema | JsonObject | Regex | Choice
 
 
+@dataclass(frozen=True)
+class Merge:
+    """Adapters to be used as one; what a strategy does not use has its default."""
+
+    adapter_ids: tuple[str, ...]
+    weights: tuple[float, ...]  # one per id
+    strategy: MergeStrategy
+    density: float | None
+    majority_sign_method: MajoritySignMethod
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     prompt: str | tuple[int, ...]  # text, or token ids as the client sent them
     sampling: SamplingParams
     adapter_id: str = ""  # "" or a name of the served model: the base model
-    adapter_source: str | None = None  # None: the server's default; of no account for the base
+    merge: Merge | None = None  # instead of `adapter_id`
+    # None: the server's default; of no account for the base, of every part of a merge.
+    adapter_source: str | None = None
     adapter_token: str | None = field(default=None, repr=False)  # for the adapter's source
     add_special_tokens: bool = True
     truncate: int | None = None  # keep only this many last prompt tokens

@@ -23,9 +23,11 @@ import torch
 from lorax_serve.engine.adapters.device_pool import AdapterPool, AdapterSlot
 from lorax_serve.engine.adapters.format import read_adapter
 from lorax_serve.engine.adapters.matrices import BaseWeight
+from lorax_serve.engine.adapters.merge import read_merged
 from lorax_serve.engine.adapters.slab import PackedAdapter
+from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import RequestError
-from lorax_serve.ipc.types import AdapterRef, ErrorCode
+from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
 from lorax_serve.kernels.lora import LoraSite
 
 log = structlog.get_logger(__name__)
@@ -62,19 +64,18 @@ class AdapterExchange:
         # Loading must not take the forward pass's cores. A thread new to torch would inherit the
         # count that a loader sets for itself; asking for it settles this thread's own first.
         torch.get_num_threads()
-        self._threads = ThreadPoolExecutor(
-            max_loading,
-            thread_name_prefix="adapter-loader",
-            initializer=torch.set_num_threads,
-            initargs=(1,),
+        self._threads = _loader_threads(max_loading, "adapter-loader")
+        # Pruned merges take minutes where files take milliseconds: nobody else waits for one.
+        self._pruning_thread = _loader_threads(1, "adapter-pruner")
+        self._finished: SimpleQueue[tuple[AnyAdapterRef, PackedAdapter | RequestError]] = (
+            SimpleQueue()
         )
-        self._finished: SimpleQueue[tuple[AdapterRef, PackedAdapter | RequestError]] = SimpleQueue()
         # A ref is in at most one of these four.
-        self._queued: dict[AdapterRef, None] = {}  # in order of arrival
-        self._loading: dict[AdapterRef, bool] = {}  # whether anybody still wants it
-        self._packed: dict[AdapterRef, PackedAdapter] = {}
-        self._failed: dict[AdapterRef, RequestError] = {}
-        self._digests: dict[AdapterRef, str] = {}  # of every ref that was placed, oldest first
+        self._queued: dict[AnyAdapterRef, None] = {}  # in order of arrival
+        self._loading: dict[AnyAdapterRef, bool] = {}  # whether anybody still wants it
+        self._packed: dict[AnyAdapterRef, PackedAdapter] = {}
+        self._failed: dict[AnyAdapterRef, RequestError] = {}
+        self._digests: dict[AnyAdapterRef, str] = {}  # of every ref that was placed, oldest first
 
     @property
     def num_resident(self) -> int:
@@ -94,7 +95,7 @@ class AdapterExchange:
     def num_waiting_for_room(self) -> int:
         return len(self._packed)
 
-    def prefetch(self, ref: AdapterRef) -> None:
+    def prefetch(self, ref: AnyAdapterRef) -> None:
         """Start reading the adapter unless it is here or on its way."""
         if ref in self._loading:
             self._loading[ref] = True
@@ -118,7 +119,7 @@ class AdapterExchange:
                 self._packed[ref] = outcome
         self._start_loads()
 
-    def acquire(self, ref: AdapterRef) -> AdapterSlot | None:
+    def acquire(self, ref: AnyAdapterRef) -> AdapterSlot | None:
         """The adapter's slot, pinned until `release`; None while it is loading or lacks room.
 
         Raises RequestError if it could not be loaded.
@@ -135,7 +136,7 @@ class AdapterExchange:
         self.prefetch(ref)
         return None
 
-    def adopt(self, ref: AdapterRef, packed: PackedAdapter) -> bool:
+    def adopt(self, ref: AnyAdapterRef, packed: PackedAdapter) -> bool:
         """Place an adapter that is packed already; False when pins leave no room for it."""
         assert max(packed.layout.ranks) <= self._max_rank, "kernels have scratch for max_rank"
         self._packed[ref] = packed
@@ -146,11 +147,11 @@ class AdapterExchange:
     def release(self, slot: AdapterSlot) -> None:
         self._pool.unpin(slot)
 
-    def waits_for_room(self, ref: AdapterRef) -> bool:
+    def waits_for_room(self, ref: AnyAdapterRef) -> bool:
         """After `acquire` gave None: whether only room on the device is missing."""
         return ref in self._packed
 
-    def cancel(self, ref: AdapterRef) -> None:
+    def cancel(self, ref: AnyAdapterRef) -> None:
         """Nobody waits for the adapter any more: drop what is on the host, forget its failure."""
         self._queued.pop(ref, None)
         self._packed.pop(ref, None)
@@ -162,13 +163,14 @@ class AdapterExchange:
     def close(self) -> None:
         """Wait for the threads to end. The exchange is of no use afterwards."""
         self._queued.clear()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._threads, self._pruning_thread):
+            threads.shutdown(wait=True, cancel_futures=True)
 
-    def _resident(self, ref: AdapterRef) -> AdapterSlot | None:
+    def _resident(self, ref: AnyAdapterRef) -> AdapterSlot | None:
         digest = self._digests.get(ref)
         return None if digest is None else self._pool.find(digest)
 
-    def _place(self, ref: AdapterRef) -> AdapterSlot | None:
+    def _place(self, ref: AnyAdapterRef) -> AdapterSlot | None:
         packed = self._packed.get(ref)
         if packed is None:
             return None
@@ -180,28 +182,35 @@ class AdapterExchange:
             self._start_loads()
         return slot
 
-    def _remember(self, ref: AdapterRef, digest: str) -> None:
+    def _remember(self, ref: AnyAdapterRef, digest: str) -> None:
         self._digests.pop(ref, None)
         self._digests[ref] = digest
         if len(self._digests) > _MAX_KNOWN_REFS:
             del self._digests[next(iter(self._digests))]
 
     def _start_loads(self) -> None:
-        """Hand queued adapters to threads, as many as may be read and kept on the host."""
-        max_staged = _STAGED_PER_THREAD * self._max_loading
-        while (
-            self._queued
-            and len(self._loading) < self._max_loading
-            and len(self._loading) + len(self._packed) < max_staged
-        ):
-            ref = next(iter(self._queued))
+        """Hand queued adapters to threads, as many as may be read and kept on the host; and one
+        pruned merge beside them.
+        """
+        while (ref := self._next_load()) is not None:
             del self._queued[ref]
             self._loading[ref] = True
-            self._threads.submit(self._load, ref)
+            threads = self._pruning_thread if _prunes(ref) else self._threads
+            threads.submit(self._load, ref)
+
+    def _next_load(self) -> AnyAdapterRef | None:
+        """The longest queued adapter that may start now."""
+        num_pruning = sum(map(_prunes, self._loading))
+        num_reading = len(self._loading) - num_pruning
+        if num_reading + len(self._packed) >= _STAGED_PER_THREAD * self._max_loading:
+            return None
+        may_prune, may_read = num_pruning == 0, num_reading < self._max_loading
+        startable = (ref for ref in self._queued if (may_prune if _prunes(ref) else may_read))
+        return next(startable, None)
 
     # -- on a loader thread
 
-    def _load(self, ref: AdapterRef) -> None:
+    def _load(self, ref: AnyAdapterRef) -> None:
         try:
             outcome: PackedAdapter | RequestError = self._read_and_pack(ref)
         except RequestError as error:
@@ -214,10 +223,8 @@ class AdapterExchange:
         self._finished.put((ref, outcome))
         self._on_loaded()
 
-    def _read_and_pack(self, ref: AdapterRef) -> PackedAdapter:
-        weights = read_adapter(
-            ref, self._sites, max_rank=self._max_rank, base_weight=self._base_weight
-        )
+    def _read_and_pack(self, ref: AnyAdapterRef) -> PackedAdapter:
+        weights = self._read(ref)
         if weights.unknown_config_fields:
             log.warning(
                 "adapter_config_fields_not_understood",
@@ -227,6 +234,25 @@ class AdapterExchange:
         packed = self._pool.pack(weights)
         log.info("adapter_loaded", adapter=ref.name, num_bytes=packed.num_bytes)
         return packed
+
+    def _read(self, ref: AnyAdapterRef) -> LoraWeights:
+        if isinstance(ref, MergedAdapters):
+            return read_merged(
+                ref, self._sites, max_rank=self._max_rank, base_weight=self._base_weight
+            )
+        return read_adapter(
+            ref, self._sites, max_rank=self._max_rank, base_weight=self._base_weight
+        )
+
+
+def _prunes(ref: AnyAdapterRef) -> bool:
+    return isinstance(ref, MergedAdapters) and ref.strategy.prunes
+
+
+def _loader_threads(number: int, name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(
+        number, thread_name_prefix=name, initializer=torch.set_num_threads, initargs=(1,)
+    )
 
 
 def _without_frames(error: RequestError) -> RequestError:

@@ -8,12 +8,14 @@ from lorax_serve.ipc.types import SamplingParams
 from lorax_serve.server.request import (
     Constraint,
     GenerationRequest,
+    Merge,
     draw_seed,
     effective_temperature,
     fold_seed,
 )
 from lorax_serve.server.schema.common import OUTPUT_CONTROLS, AdapterToken, ObjectShape, invalid
 from lorax_serve.server.schema.constraints import ResponseFormat
+from lorax_serve.server.schema.merging import MergedAdapters
 
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -31,6 +33,7 @@ class Parameters(Struct, frozen=True, kw_only=True):
     adapter_id: Annotated[str, Meta(max_length=4096)] = ""
     adapter_source: Annotated[str, Meta(max_length=64)] | None = None
     api_token: AdapterToken | None = None
+    merged_adapters: MergedAdapters | None = None
     do_sample: bool = False
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
     top_k: Count | None = None
@@ -94,6 +97,7 @@ def generation_request(inputs: str, asked: Parameters, *, lists_tokens: bool) ->
     return GenerationRequest(
         prompt=inputs,
         adapter_id=asked.adapter_id,
+        merge=_merge(asked),
         adapter_source=asked.adapter_source,
         adapter_token=asked.api_token or None,
         sampling=_sampling(asked, lists_tokens=lists_tokens),
@@ -104,6 +108,15 @@ def generation_request(inputs: str, asked: Parameters, *, lists_tokens: bool) ->
         ignore_eos=asked.ignore_eos_token,
         constraint=_constraint(asked.response_format),
     )
+
+
+def _merge(asked: Parameters) -> Merge | None:
+    if asked.merged_adapters is None:
+        return None
+    name = "parameters.merged_adapters"
+    if asked.adapter_id:
+        raise invalid(name, "cannot be given beside `parameters.adapter_id`")
+    return asked.merged_adapters.merge(name)
 
 
 def _constraint(asked: ResponseFormat | None) -> Constraint | None:

@@ -6,6 +6,7 @@ import openai
 import pytest
 from lorax import AsyncClient, Client
 from lorax.errors import GenerationError, ValidationError
+from lorax.types import MergedAdapters
 from openai import AsyncOpenAI, OpenAI
 
 from live_server import LiveServer
@@ -61,6 +62,64 @@ class TestLorax:
     def test_an_unknown_adapter_is_a_generation_error(self, lorax: Client) -> None:
         with pytest.raises(GenerationError, match="no-such"):
             lorax.generate(PROMPT, adapter_id="no-such-adapter")
+
+    def test_one_adapter_merged_is_that_adapter_times_its_weight(self, lorax: Client) -> None:
+        def text(weight: float) -> str:
+            merged = MergedAdapters(ids=["pirate"], weights=[weight], density=0)
+            reply = lorax.generate(PROMPT, merged_adapters=merged, max_new_tokens=24)
+            return str(reply.generated_text)
+
+        base = lorax.generate(PROMPT, max_new_tokens=24).generated_text
+        pirate = lorax.generate(PROMPT, adapter_id="pirate", max_new_tokens=24).generated_text
+        assert text(1) == pirate
+        assert text(0) == base
+        assert text(1.7) not in (base, pirate)
+
+    def test_adapters_merge_linearly(self, lorax: Client) -> None:
+        """Halves of one and the same add up to it; two that differ are neither."""
+        halves = MergedAdapters(ids=["pirate", "pirate"], weights=[0.5, 0.5], density=0)
+        both = MergedAdapters(
+            ids=["pirate", "triage"], weights=[1, 1], merge_strategy="linear", density=0
+        )
+        pirate, triage = (
+            lorax.generate(PROMPT, adapter_id=name, max_new_tokens=24).generated_text
+            for name in ("pirate", "triage")
+        )
+        got = lorax.generate(PROMPT, merged_adapters=halves, max_new_tokens=24)
+        assert got.generated_text == pirate
+        got = lorax.generate(PROMPT, merged_adapters=both, max_new_tokens=24)
+        assert got.generated_text not in (pirate, triage)
+        events = list(lorax.generate_stream(PROMPT, merged_adapters=both, max_new_tokens=24))
+        assert events[-1].generated_text == got.generated_text
+
+    @pytest.mark.parametrize("strategy", ["ties", "dare_linear", "dare_ties"])
+    def test_every_strategy_of_the_client(self, lorax: Client, strategy: str) -> None:
+        """On the adapter with the fewest targets: pruning works on dense matrices."""
+
+        def text(density: float) -> str:
+            merged = MergedAdapters(
+                ids=["triage"],
+                weights=[1],
+                merge_strategy=strategy,
+                density=density,
+                majority_sign_method="frequency",
+            )
+            reply = lorax.generate(PROMPT, merged_adapters=merged, max_new_tokens=16)
+            return str(reply.generated_text)
+
+        whole = lorax.generate(PROMPT, adapter_id="triage", max_new_tokens=16).generated_text
+        assert text(1) == whole
+        assert text(0.01) != whole
+
+    def test_a_merge_with_an_unknown_adapter(self, lorax: Client) -> None:
+        merged = MergedAdapters(ids=["pirate", "no-such"], weights=[1, 1], density=0)
+        with pytest.raises(GenerationError, match="no-such"):
+            lorax.generate(PROMPT, merged_adapters=merged)
+
+    def test_a_merge_that_prunes_everything(self, lorax: Client) -> None:
+        merged = MergedAdapters(ids=["pirate"], weights=[1], merge_strategy="ties", density=0)
+        with pytest.raises(ValidationError, match="density"):
+            lorax.generate(PROMPT, merged_adapters=merged)
 
     def test_too_many_tokens_is_a_validation_error(self, lorax: Client) -> None:
         with pytest.raises(ValidationError):

@@ -31,6 +31,9 @@ from lorax_serve.ipc.types import (
     AdapterRef,
     GrammarKind,
     GrammarSpec,
+    MajoritySignMethod,
+    MergedAdapters,
+    MergeStrategy,
     RequestId,
     SamplingParams,
     StopConditions,
@@ -49,6 +52,19 @@ MESSAGES: list[ToEngine] = [
         adapter=AdapterRef("a", "/a", "1"),
         grammar=GrammarSpec(GrammarKind.LLGUIDANCE, b"{}", "d"),
         cache_salt="s",
+    ),
+    Generate(
+        request_id=RequestId("r3"),
+        prompt_token_ids=[1],
+        sampling=SamplingParams(),
+        stop=StopConditions(max_new_tokens=5),
+        adapter=MergedAdapters(
+            (AdapterRef("a", "/a", "1"), AdapterRef("b", "/b", "2")),
+            (1.0, -0.5),
+            MergeStrategy.TIES,
+            0.25,
+            MajoritySignMethod.FREQUENCY,
+        ),
     ),
 ]
 
@@ -109,6 +125,16 @@ async def test_a_frontend_may_connect_before_the_engine_binds(endpoint: str) -> 
     assert receive(engine, 1) == [Hello("early")]
     engine.close()
     frontend.close()
+
+
+def test_a_merge_that_contradicts_itself_is_no_message(engine: EngineLink, endpoint: str) -> None:
+    merged = msgspec.to_builtins(MESSAGES[-1])
+    merged["adapter"]["weights"] = [1.0]
+    with raw_peer(endpoint) as peer:
+        peer.send(msgspec.msgpack.encode(merged))
+        peer.send(msgspec.msgpack.encode(MESSAGES[0]))
+        assert receive(engine, 1) == [MESSAGES[0]]
+    assert engine.num_decode_errors == 1
 
 
 def mutated(rng: random.Random, frame: bytes) -> bytes:

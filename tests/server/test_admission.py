@@ -7,10 +7,18 @@ import pytest
 import pytest_asyncio
 
 from fake_engine import ENGINE_INFO, FakeEngine
-from lorax_serve.ipc.types import ErrorCode, GrammarKind, SamplingParams
+from lorax_serve.ipc.messages import Generate
+from lorax_serve.ipc.types import (
+    ErrorCode,
+    GrammarKind,
+    MajoritySignMethod,
+    MergedAdapters,
+    MergeStrategy,
+    SamplingParams,
+)
 from lorax_serve.server.admission import Accepted, Admission
 from lorax_serve.server.errors import ServeError
-from lorax_serve.server.request import GenerationRequest, JsonObject
+from lorax_serve.server.request import GenerationRequest, JsonObject, Merge
 from lorax_serve.server.service import Limits, Service
 from wire import MODEL_ID, make_service
 
@@ -101,6 +109,43 @@ async def test_other_sources_are_not_served(service: Service, source: str) -> No
 
 async def test_an_unknown_adapter(service: Service) -> None:
     assert await refusal(service, "x", adapter_id="nobody") is ErrorCode.MODEL_NOT_FOUND
+
+
+def merge_of(*adapter_ids: str) -> Merge:
+    weights = tuple(range(1, len(adapter_ids) + 1))
+    return Merge(adapter_ids, weights, MergeStrategy.TIES, 0.5, MajoritySignMethod.FREQUENCY)
+
+
+async def test_a_merge_of_adapters(service: Service) -> None:
+    accepted = await accept(service, "x", merge=merge_of("alice", "team/ops", "alice"))
+    adapter = accepted.message.adapter
+    assert adapter == MergedAdapters(
+        parts=tuple(map(service.adapters.resolve, ("alice", "team/ops", "alice"))),
+        weights=(1, 2, 3),
+        strategy=MergeStrategy.TIES,
+        density=0.5,
+        majority_sign_method=MajoritySignMethod.FREQUENCY,
+    )
+    assert adapter.name == "alice,team/ops,alice"
+    message = accepted.message
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Generate) == message
+
+
+@pytest.mark.parametrize("base", [MODEL_ID, "/models/base"])
+async def test_the_base_model_cannot_be_merged(service: Service, base: str) -> None:
+    served = replace(service, model_aliases=frozenset(("/models/base",)))
+    assert await refusal(served, "x", merge=merge_of("alice", base)) is ErrorCode.INVALID_REQUEST
+
+
+async def test_every_part_of_a_merge_must_exist(service: Service) -> None:
+    with pytest.raises(ServeError, match="'nobody'") as caught:
+        await accept(service, "x", merge=merge_of("alice", "nobody"))
+    assert caught.value.code is ErrorCode.MODEL_NOT_FOUND
+
+
+async def test_the_source_is_that_of_every_part(service: Service) -> None:
+    code = await refusal(service, "x", merge=merge_of("alice"), adapter_source="hub")
+    assert code is ErrorCode.UNSUPPORTED_PARAMETER
 
 
 @pytest.mark.parametrize("num_prompt", [1, 100, MAX_LEN - 1])

@@ -153,7 +153,14 @@ NATIVE_PARAMETERS: list[tuple[str, object]] = [
     ("watermark", True),
     ("best_of", 2),
     ("decoder_input_details", True),
-    ("merged_adapters", {"ids": ["a"], "weights": [1]}),
+    ("merged_adapters", []),
+    ("merged_adapters", {"ids": []}),
+    ("merged_adapters", {"ids": ["alice"] * 9}),
+    ("merged_adapters", {"ids": ["alice", "team/ops"], "weights": [1]}),
+    ("merged_adapters", {"ids": ["alice"], "merge_strategy": "secret"}),
+    ("merged_adapters", {"ids": ["alice"], "merge_strategy": "ties", "density": 0}),
+    ("merged_adapters", {"ids": ["alice"], "majority_sign_method": "secret"}),
+    ("merged_adapters", {"ids": ["alice", "tiny/base-model"]}),
     ("response_format", "json_object"),
     ("response_format", {}),
     ("response_format", {"type": "yaml"}),
@@ -254,6 +261,7 @@ OPENAI_FIELDS: list[tuple[str, object]] = [
     ("chat_template", "{{ 'a' * 2000000000 }}"),
     ("chat_template_kwargs", {"tokenize": True}),
     ("use_beam_search", True),
+    ("merged_adapters", {"ids": ["alice"]}),
     ("continue_final_message", True),
     *CONSTRAINTS,
 ]
@@ -274,7 +282,12 @@ async def test_openai_fields(wire: Wire, path: str, name: str, value: object) ->
     await serves_on(wire)
 
 
-OUTSIDE_PARAMETERS = [("tools", [{}]), ("logit_bias", {"1": 5}), ("response_format", {})]
+OUTSIDE_PARAMETERS: list[tuple[str, object]] = [
+    ("tools", [{}]),
+    ("logit_bias", {"1": 5}),
+    ("response_format", {}),
+    ("merged_adapters", {"ids": ["alice"]}),
+]
 
 
 @pytest.mark.parametrize(("name", "value"), CONSTRAINTS + OUTSIDE_PARAMETERS)

@@ -12,9 +12,10 @@ from lorax.errors import (
     OverloadedError,
     ValidationError,
 )
+from lorax.types import MergedAdapters as LoraxMerge
 
 from fake_engine import Tokens
-from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.ipc.types import ErrorCode, MajoritySignMethod, MergedAdapters, MergeStrategy
 from lorax_serve.server.errors import EngineLost, ServeError
 from wire import Wire
 
@@ -81,6 +82,26 @@ async def test_generate_with_everything_the_client_can_send(wire: Wire) -> None:
     assert (told.sampling.typical_p, told.sampling.repetition_penalty) == (0.5, 1.5)
 
 
+async def test_generate_with_merged_adapters(wire: Wire) -> None:
+    wire.will_say("ok")
+    merged = LoraxMerge(
+        ids=["alice", "team/ops"],
+        weights=[0.5, 2],
+        merge_strategy="dare_ties",
+        density=0.25,
+        majority_sign_method="frequency",
+    )
+    await call(wire, lambda client: client.generate("hi", merged_adapters=merged))
+    (told,) = wire.engine.requests
+    assert told.adapter == MergedAdapters(
+        parts=tuple(map(wire.service.adapters.resolve, merged.ids)),
+        weights=(0.5, 2),
+        strategy=MergeStrategy.DARE_TIES,
+        density=0.25,
+        majority_sign_method=MajoritySignMethod.FREQUENCY,
+    )
+
+
 async def test_stream(wire: Wire) -> None:
     wire.will_say("Hello")
     events = await call(wire, lambda client: list(client.generate_stream("hi")))
@@ -101,6 +122,22 @@ ERRORS = [
     pytest.param({"adapter_id": "nobody"}, None, GenerationError, id="unknown adapter"),
     pytest.param({"max_new_tokens": 10_000}, None, ValidationError, id="too long"),
     pytest.param({"adapter_source": "hub", "adapter_id": "a/b"}, None, GenerationError, id="hub"),
+    pytest.param(
+        {"merged_adapters": LoraxMerge(ids=["alice", "nobody"], weights=[1, 1], density=0)},
+        None,
+        GenerationError,
+        id="unknown part",
+    ),
+    pytest.param(
+        {
+            "merged_adapters": LoraxMerge(
+                ids=["alice"], weights=[1], merge_strategy="ties", density=0
+            )
+        },
+        None,
+        ValidationError,
+        id="prunes everything",
+    ),
     pytest.param({"watermark": True}, None, ValidationError, id="unserved"),
     pytest.param({}, ServeError(ErrorCode.QUEUE_FULL, "Full."), OverloadedError, id="overload"),
     pytest.param(

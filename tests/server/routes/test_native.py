@@ -10,7 +10,7 @@ from lorax.types import Response as LoraxResponse
 from lorax.types import StreamResponse
 
 from fake_engine import Tokens
-from lorax_serve.ipc.types import FinishReason
+from lorax_serve.ipc.types import FinishReason, MergedAdapters
 from wire import Wire
 
 HEADERS = (
@@ -252,6 +252,18 @@ async def test_adapter_is_resolved_and_named_in_the_headers(wire: Wire) -> None:
     assert adapter is not None
     assert adapter.name == "ünï çode"
     assert reply.headers["x-adapter-id"] == "%C3%BCn%C3%AF %C3%A7ode"
+    assert reply.headers["x-adapter-source"] == "local"
+
+
+async def test_merged_adapters_are_named_in_the_headers(wire: Wire) -> None:
+    wire.will_say("ok")
+    parameters = {"merged_adapters": {"ids": ["ünï çode", "team/ops"], "weights": [2, -1]}}
+    reply = await wire.client.post("/generate", json={"inputs": "hi", "parameters": parameters})
+    assert reply.status == 200
+    adapter = wire.engine.requests[0].adapter
+    assert isinstance(adapter, MergedAdapters)
+    assert adapter.weights == (2, -1)
+    assert reply.headers["x-adapter-id"] == "%C3%BCn%C3%AF %C3%A7ode,team/ops"
     assert reply.headers["x-adapter-source"] == "local"
 
 
