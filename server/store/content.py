@@ -1,0 +1,63 @@
+"""What an adapter's files are called, and the digest that says which bytes they are."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+CONFIG_FILE: Final = "adapter_config.json"
+WEIGHT_FILE: Final = "adapter_model.safetensors"
+
+_SHARD: Final = re.compile(r"adapter_model-[0-9]{5}-of-[0-9]{5}\.safetensors")
+# Part of every digest, so that another way of counting can never give an equal one.
+_TAG: Final = b"lorax-serve adapter 1\n"
+
+
+def is_adapter_file(name: str) -> bool:
+    """Whether a file of this name is ever fetched or kept. Nothing else gets onto the disk."""
+    return name in (CONFIG_FILE, WEIGHT_FILE) or _SHARD.fullmatch(name) is not None
+
+
+def content_digest(files: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 hex over the (name, SHA-256 hex) of an adapter's files, whatever their order."""
+    digest = hashlib.sha256(_TAG)
+    for name, sha256 in sorted(files):
+        digest.update(f"{name} {sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 hex of a file's bytes. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """The content digest of the adapter in `folder`. Raises OSError."""
+    return content_digest((name, file_digest(folder / name)) for name in os.listdir(folder))
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files in a flat folder. Raises OSError."""
+    with os.scandir(folder) as entries:
+        return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power failure. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's bytes survive a power failure. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
