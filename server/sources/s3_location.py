@@ -41,7 +41,7 @@ class Location:
 
 def parse_location(adapter_id: str, default: Location | None = None) -> Location:
     """`default` is where names without s3:// lie. Raises ServeError (INVALID_REQUEST)."""
-    if len(adapter_id) <= MAX_ID_CHARS:
+    if 0 < len(adapter_id) <= MAX_ID_CHARS:
         if default is not None and not adapter_id.startswith(_SCHEME):
             adapter_id = f"{default}/{adapter_id}"
         bucket, _, prefix = adapter_id.removeprefix(_SCHEME).partition("/")

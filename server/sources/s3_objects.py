@@ -6,7 +6,6 @@ Everything here blocks, for as long as the client's timeouts let it. Raises Sour
 import base64
 import binascii
 import contextlib
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,8 +22,7 @@ from lorax_serve.server.store.content import is_adapter_file
 
 MAX_FILES: Final = 66  # a config, and 65 shards at most
 _COMMON_START: Final = "adapter_"  # of all names that an adapter's files can have
-_BLOCK_BYTES: Final = 2**20
-_BLOCK_SECONDS: Final = 0.2  # a slow bucket's bytes are handed on after this time
+_PIECE_BYTES: Final = 2**20
 _SHA256_BYTES: Final = 32
 
 
@@ -47,15 +45,10 @@ class S3Body:
         self._raw = stream._raw_stream
 
     def read(self) -> bytes:
-        """The next megabyte, or what came of it within a moment; empty at the end."""
-        block = bytearray()
-        enough_at = time.monotonic() + _BLOCK_SECONDS
+        """What has come, at most a megabyte, else what comes next; empty at the end."""
         with s3_errors():
-            while piece := self._raw.read1(_BLOCK_BYTES - len(block)):
-                block += piece
-                if len(block) >= _BLOCK_BYTES or time.monotonic() >= enough_at:
-                    break
-        return bytes(block)
+            piece: bytes = self._raw.read1(_PIECE_BYTES)
+        return piece
 
     def close(self) -> None:
         """From any thread, even while another one reads: that one gets no more."""
