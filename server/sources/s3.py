@@ -133,12 +133,12 @@ class S3Source:
         num_missing = file.num_bytes - body.start
         with destination.open("ab") as written:
             try:
-                while piece := await threads.run(body.read):
-                    num_missing -= len(piece)
+                while block := await threads.run(body.read):
+                    num_missing -= len(block)
                     if num_missing < 0:
                         raise SourceCorrupt("more bytes come than were named")
-                    await run_whole(written.write, piece)
-                    on_bytes(len(piece))
+                    await run_whole(written.write, block)
+                    on_bytes(len(block))
             finally:
                 await run_whole(written.flush)
         if num_missing:

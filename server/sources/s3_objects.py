@@ -6,6 +6,7 @@ Everything here blocks, for as long as the client's timeouts let it. Raises Sour
 import base64
 import binascii
 import contextlib
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,7 +23,8 @@ from lorax_serve.server.store.content import is_adapter_file
 
 MAX_FILES: Final = 66  # a config, and 65 shards at most
 _COMMON_START: Final = "adapter_"  # of all names that an adapter's files can have
-_PIECE_BYTES: Final = 2**20
+_BLOCK_BYTES: Final = 2**20
+_BLOCK_SECONDS: Final = 0.2
 _SHA256_BYTES: Final = 32
 
 
@@ -45,10 +47,21 @@ class S3Body:
         self._raw = stream._raw_stream
 
     def read(self) -> bytes:
-        """What has come, at most a megabyte, else what comes next; empty at the end."""
-        with s3_errors():
-            piece: bytes = self._raw.read1(_PIECE_BYTES)
-        return piece
+        """The next megabyte, or what has come by the time that is worth handing on; empty at the
+        end. What came before a failure still counts: the next call fails, or ends too early.
+        """
+        block = bytearray()
+        enough_at = time.monotonic() + _BLOCK_SECONDS
+        try:
+            with s3_errors():
+                while piece := self._raw.read1(_BLOCK_BYTES - len(block)):
+                    block += piece
+                    if len(block) == _BLOCK_BYTES or time.monotonic() >= enough_at:
+                        break
+        except SourceUnavailable:
+            if not block:
+                raise
+        return bytes(block)
 
     def close(self) -> None:
         """From any thread, even while another one reads: that one gets no more."""
@@ -108,6 +121,8 @@ class S3Objects:
             reply = self._client.list_objects_v2(
                 Bucket=folder.bucket, Prefix=start + _COMMON_START, Delimiter="/"
             )
+        if "Name" not in reply:  # a page of somebody else, a proxy's for instance
+            raise SourceUnavailable("the listing makes no sense")
         if reply.get("IsTruncated"):
             raise SourceCorrupt("more files than a bucket lists at once")
         objects: Iterable[dict[str, Any]] = reply.get("Contents", ())

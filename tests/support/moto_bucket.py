@@ -7,7 +7,7 @@ from typing import Any
 from moto.server import ThreadedMotoServer
 
 from lorax_serve.server.sources.s3_location import parse_place
-from lorax_serve.server.sources.s3_settings import S3Credentials, S3Settings, make_client
+from lorax_serve.server.sources.s3_settings import S3Credentials, S3Settings
 
 BUCKET = "adapters"
 CREDENTIALS = S3Credentials(
@@ -33,11 +33,11 @@ def settings_for(url: str, *allowed: str, **fields: Any) -> S3Settings:
 
 
 class Bucket:
-    """The operator's own hands in a new bucket."""
+    """The operator's own hands in a new bucket. `client` is boto3's."""
 
-    def __init__(self, url: str, name: str = BUCKET, *, versioned: bool = False) -> None:
+    def __init__(self, client: Any, name: str = BUCKET, *, versioned: bool = False) -> None:
         self.name = name
-        self.client = make_client(settings_for(url))
+        self.client = client
         self.client.create_bucket(Bucket=name)
         if versioned:
             enabled = {"Status": "Enabled"}
@@ -45,6 +45,3 @@ class Bucket:
 
     def put(self, key: str, content: bytes, **fields: str) -> None:
         self.client.put_object(Bucket=self.name, Key=key, Body=content, **fields)
-
-    def close(self) -> None:
-        self.client.close()

@@ -102,7 +102,9 @@ class _Answer(BaseHTTPRequestHandler):
             f"<ETag>{etag_of(self.served.objects.get(key, b''))}</ETag></Contents>"
             for key in (*sorted(keys), *extra_keys)
         )
-        self.send_body(200, f"<ListBucketResult>{entries}</ListBucketResult>".encode())
+        self.send_body(
+            200, f"<ListBucketResult><Name>x</Name>{entries}</ListBucketResult>".encode()
+        )
 
     def send_object(self, content: bytes) -> None:
         etag = {"ETag": etag_of(content)}

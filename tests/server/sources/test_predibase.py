@@ -29,7 +29,7 @@ from lorax_serve.server.errors import ServeError, StartError
 from lorax_serve.server.sources.predibase import PredibaseSettings, PredibaseSource
 from lorax_serve.server.sources.predibase_gateway import PredibaseGateway, parse_predibase_id
 from lorax_serve.server.sources.s3_location import Location
-from lorax_serve.server.sources.s3_settings import S3Settings
+from lorax_serve.server.sources.s3_settings import S3Settings, make_client
 from lorax_serve.server.sources.source import (
     NotFoundOrForbidden,
     RemoteFile,
@@ -48,11 +48,12 @@ ADAPTER_ID = "sql/2"
 @pytest.fixture(scope="module")
 def s3_settings() -> Iterator[S3Settings]:
     with moto_server() as url:
-        bucket = Bucket(url)
+        client = make_client(settings_for(url))
+        bucket = Bucket(client)
         for folder in (f"models/{FOLDER}", "private/x", "models/new"):
             bucket.put(f"{folder}/adapter_config.json", b"{}")
             bucket.put(f"{folder}/adapter_model.safetensors", folder.encode())
-        bucket.close()
+        client.close()
         yield settings_for(url, f"{BUCKET}/models", default=Location(BUCKET, "models"))
 
 
