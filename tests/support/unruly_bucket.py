@@ -30,6 +30,7 @@ class UnrulyBucket:
     faults: dict[str, list["Fault"]] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)  # kind and path
     ranges: list[str | None] = field(default_factory=list)  # of each get
+    conditions: list[str | None] = field(default_factory=list)  # the If-Match of each get
     num_connections: int = 0
     released: threading.Event = field(default_factory=threading.Event)  # ends every stall
     url: str = ""
@@ -37,6 +38,7 @@ class UnrulyBucket:
     def begin(self, objects: dict[str, bytes]) -> None:
         """As new, with these objects."""
         self.objects, self.faults, self.requests, self.ranges = objects, {}, [], []
+        self.conditions = []
         self.num_connections = 0
         self.released = threading.Event()
 
@@ -83,6 +85,7 @@ class _Answer(BaseHTTPRequestHandler):
         self.served.requests.append((kind, f"{name}/{key}"))
         if kind == "get":
             self.served.ranges.append(self.headers.get("Range"))
+            self.served.conditions.append(self.headers.get("If-Match"))
         faults = self.served.faults.get(kind)
         if faults:
             faults.pop(0)(self, self.served.objects.get(key, b""))

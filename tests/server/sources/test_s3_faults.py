@@ -230,6 +230,7 @@ async def test_an_interrupted_file_is_resumed(
     counted: list[int] = []
     assert await fetch_weights(impatient, adapter, tmp_path / "w", counted) == WEIGHTS
     assert sum(counted) == len(WEIGHTS)
+    assert bucket.conditions == [etag_of(WEIGHTS)] * 3
     first, second, third = starts(bucket)
     assert (first, second < third) == (0, True)
     if then is not reset:  # which may destroy what was not read yet
