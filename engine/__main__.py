@@ -3,6 +3,7 @@
 Standard input stays open for as long as the frontend lives; its end is this process's end.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -53,6 +54,9 @@ def _serve(config: EngineConfig, link: EngineLink, frontend: bytes) -> int:
     except ModelRefused as error:
         link.send(frontend, EngineFailed(str(error)))
         return 1
+    # What was made so far stays; collecting it over and over would stop all requests each time.
+    gc.collect()
+    gc.freeze()
     try:
         _core(link, parts, frontend).run_forever()
     finally:

@@ -35,7 +35,7 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     cuda_graphs: bool = True
     gpu_memory_share: Annotated[float, Meta(gt=0, le=1)] = 0.92  # of the device, for everything
     max_model_len: Annotated[int, Meta(ge=16)] | None = None  # None: the model's own
-    # None in these: engine/device_defaults.py.
+    # None in these: what suits the device; see engine/device_defaults.py and engine/execution.py.
     block_size: Annotated[int, Meta(ge=1, le=1024)] | None = None
     kv_cache_bytes: Annotated[int, Meta(ge=1)] | None = None
     adapter_pool_bytes: Annotated[int, Meta(ge=1)] | None = None

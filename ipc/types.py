@@ -28,6 +28,9 @@ class ErrorCode(enum.Enum):
     ADAPTER_CORRUPT = "adapter_corrupt"
     ADAPTER_INCOMPATIBLE = "adapter_incompatible"
     ADAPTER_TOO_LARGE = "adapter_too_large"
+    ADAPTER_UNAVAILABLE = "adapter_unavailable"  # its source is out of reach, or too slow
+    ADAPTER_INTEGRITY = "adapter_integrity"  # its source sent other bytes than it announced
+    INSUFFICIENT_STORAGE = "insufficient_storage"
     INVALID_JSON_SCHEMA = "invalid_json_schema"
     SCHEMA_TOO_COMPLEX = "schema_too_complex"
     UNSUPPORTED_PARAMETER = "unsupported_parameter"

@@ -4,20 +4,20 @@ Behind it a request is an engine message; every refusal that needs the model hap
 """
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from lorax_serve.ipc.messages import Generate
 from lorax_serve.ipc.types import (
-    AdapterRef,
     EngineInfo,
     ErrorCode,
     GrammarSpec,
     RequestId,
     StopConditions,
 )
-from lorax_serve.server.errors import ServeError, UnservedSource
+from lorax_serve.server.adapter_resolver import ResolvedAdapter
+from lorax_serve.server.errors import ServeError
 from lorax_serve.server.request import Constraint, GenerationRequest
 from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.structured_output import ConstraintCompiler
@@ -32,6 +32,7 @@ class Accepted:
     keep_stop_string: bool
     skip_special_tokens: bool
     num_prompt_characters: int
+    adapter_source: str | None  # None: the base model
     grammar_warnings: tuple[str, ...]
 
     @property
@@ -58,48 +59,36 @@ class Admission:
         finally:
             self._num_inside -= 1
 
-    async def accept(self, asked: GenerationRequest) -> Accepted:
-        """Raises ServeError with the reason when the request cannot be served."""
+    @asynccontextmanager
+    async def accept(self, asked: GenerationRequest) -> AsyncIterator[Accepted]:
+        """The adapter's files stay where they are for as long as the context is open.
+
+        Raises ServeError with the reason when the request cannot be served.
+        """
         info = self._service.engine.info
         _check_stops(asked, self._service.limits)
         _check_vocabulary(asked, info.vocab_size)
-        adapter = self._adapter(asked.adapter_id, asked.adapter_source)
         prompt_ids = await self._prompt_ids(asked, info.max_model_len)
         max_new_tokens = _max_new_tokens(asked, len(prompt_ids), info)
         grammar, warnings = await self._grammar(asked.constraint)
-        message = Generate(
-            request_id=RequestId(uuid.uuid4().hex),
-            prompt_token_ids=prompt_ids,
-            sampling=asked.sampling,
-            stop=StopConditions(
-                max_new_tokens=max_new_tokens,
-                stop_token_ids=asked.stop_token_ids,
-                ignore_eos=asked.ignore_eos,
-            ),
-            adapter=adapter,
-            grammar=grammar,
-            cache_salt=asked.cache_salt,
-        )
-        return Accepted(
-            message=message,
-            stop_strings=asked.stop_strings,
-            keep_stop_string=asked.keep_stop_string,
-            skip_special_tokens=asked.skip_special_tokens,
-            num_prompt_characters=len(asked.prompt) if isinstance(asked.prompt, str) else 0,
-            grammar_warnings=warnings,
-        )
+        async with self._adapter(asked) as adapter:  # last: it may have to be fetched
+            yield _accepted(asked, prompt_ids, max_new_tokens, adapter, grammar, warnings)
 
     async def _grammar(
         self, constraint: Constraint | None
     ) -> tuple[GrammarSpec | None, tuple[str, ...]]:
         return (None, ()) if constraint is None else await self._compiler.compile(constraint)
 
-    def _adapter(self, adapter_id: str, source: str) -> AdapterRef | None:
-        if not adapter_id or self._service.is_base(adapter_id):
-            return None
-        if source.lower() != "local":
-            raise UnservedSource
-        return self._service.adapters.resolve(adapter_id)
+    @asynccontextmanager
+    async def _adapter(self, asked: GenerationRequest) -> AsyncIterator[ResolvedAdapter | None]:
+        """None for the base model."""
+        if not asked.adapter_id or self._service.is_base(asked.adapter_id):
+            yield None
+            return
+        with await self._service.resolver.resolve(
+            asked.adapter_id, asked.adapter_source, asked.adapter_token
+        ) as adapter:
+            yield adapter
 
     async def _prompt_ids(self, asked: GenerationRequest, max_model_len: int) -> list[int]:
         longest = max_model_len - 1  # at least one token is to be generated
@@ -118,6 +107,38 @@ class Admission:
         if not ids:
             raise ServeError(ErrorCode.INVALID_REQUEST, "The prompt is empty.")
         return ids[-asked.truncate :] if asked.truncate else ids
+
+
+def _accepted(
+    asked: GenerationRequest,
+    prompt_ids: list[int],
+    max_new_tokens: int,
+    adapter: ResolvedAdapter | None,
+    grammar: GrammarSpec | None,
+    warnings: tuple[str, ...],
+) -> Accepted:
+    message = Generate(
+        request_id=RequestId(uuid.uuid4().hex),
+        prompt_token_ids=prompt_ids,
+        sampling=asked.sampling,
+        stop=StopConditions(
+            max_new_tokens=max_new_tokens,
+            stop_token_ids=asked.stop_token_ids,
+            ignore_eos=asked.ignore_eos,
+        ),
+        adapter=None if adapter is None else adapter.ref,
+        grammar=grammar,
+        cache_salt=asked.cache_salt,
+    )
+    return Accepted(
+        message=message,
+        stop_strings=asked.stop_strings,
+        keep_stop_string=asked.keep_stop_string,
+        skip_special_tokens=asked.skip_special_tokens,
+        num_prompt_characters=len(asked.prompt) if isinstance(asked.prompt, str) else 0,
+        adapter_source=None if adapter is None else adapter.source,
+        grammar_warnings=warnings,
+    )
 
 
 def _max_new_tokens(asked: GenerationRequest, num_prompt: int, info: EngineInfo) -> int:

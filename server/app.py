@@ -36,6 +36,8 @@ def build_app(service: Service) -> web.Application:
     app[SERVICE] = service
     app[ADMISSION] = Admission(service)
     app.on_response_prepare.append(_show_request_id)
+    app.on_shutdown.append(_stop_waiting)
+    app.on_cleanup.append(_close_sources)
     app.add_routes(
         [
             web.post("/", native.root),
@@ -83,6 +85,14 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 
 def _client_left(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
+
+
+async def _stop_waiting(app: web.Application) -> None:
+    app[SERVICE].resolver.stop()
+
+
+async def _close_sources(app: web.Application) -> None:
+    await app[SERVICE].resolver.close()
 
 
 async def _show_request_id(request: web.Request, response: web.StreamResponse) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from lorax_serve.ipc.types import EngineInfo
 from lorax_serve.server.config import ServerConfig
 from lorax_serve.server.model_source import ModelSource
+from lorax_serve.server.sources.hub_id import DEFAULT_ENDPOINT
 from lorax_serve.server.values import show_size
 
 
@@ -38,6 +39,7 @@ class Banner:
             "context": f"{self.info.max_model_len:,} tokens a request; "
             f"the KV cache holds {self.num_kv_tokens:,}",
             "adapters": self._adapters(),
+            "sources": self._sources(),
             "limits": f"{self.config.max_concurrent_requests} open requests, "
             f"{show_size(self.config.max_body_bytes)} a body",
             "OpenAI API": ", ".join(f"{url}/v1" for url in self.urls),
@@ -56,6 +58,8 @@ class Banner:
             "num_kv_tokens": self.num_kv_tokens,
             "num_fitting_adapters": self.num_fitting_adapters,
             "num_adapters": self.num_adapters,
+            "adapter_hub": self.config.hub_endpoint or DEFAULT_ENDPOINT,
+            "adapter_allow": self.config.adapter_allow,
             "urls": list(self.urls),
         }
 
@@ -64,6 +68,10 @@ class Banner:
         folder = f", {self.source.folder}" if self.source.aliases else ""
         size = f"{self.info.num_parameters / 1e9:.3g}B parameters"
         return f"{self.source.model_id}{revision} ({self.info.architecture}, {size}){folder}"
+
+    def _sources(self) -> str:
+        allowed = self.config.adapter_allow or "any repository"
+        return f"this machine's folders; {self.config.hub_endpoint or DEFAULT_ENDPOINT}, {allowed}"
 
     def _adapters(self) -> str:
         fit = (

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from lorax_serve.ipc.config import EngineConfig
+from lorax_serve.server.secret import Secret
 
 
 class LogFormat(enum.Enum):
@@ -28,11 +29,27 @@ class LogLevel(enum.Enum):
     ERROR = "error"
 
 
+class AdapterSource(enum.Enum):
+    """Where adapters are looked up that a request names without a source."""
+
+    LOCAL = "local"
+    HUB = "hub"
+
+
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model_id: str | None = None  # None: the demo model
     revision: str | None = None
     adapter_dir: Path | None = None
     allow_absolute_adapters: bool = False
+    adapter_source: AdapterSource | None = None
+    adapter_allow: str | None = None  # globs over hub repositories, with commas between them
+    adapter_cache_dir: Path | None = None
+    adapter_cache_bytes: Annotated[int, Meta(ge=2**20, le=2**50)] = 32 * 2**30
+    max_adapter_bytes: Annotated[int, Meta(ge=1024, le=2**40)] = 2 * 2**30
+    max_adapter_downloads: Annotated[int, Meta(ge=1, le=256)] = 4
+    hub_endpoint: Annotated[str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$")] | None = None
+    hub_token: Secret | None = None
+    bearer_is_adapter_token: bool = False
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080  # 0: any that is free
     cache_dir: Path = Path("~/.cache/lorax-serve")

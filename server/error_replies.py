@@ -28,6 +28,9 @@ NATIVE: dict[ErrorCode, tuple[HTTPStatus, str]] = {
     ErrorCode.ADAPTER_CORRUPT: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.ADAPTER_INCOMPATIBLE: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.ADAPTER_TOO_LARGE: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
+    ErrorCode.ADAPTER_UNAVAILABLE: (HTTPStatus.SERVICE_UNAVAILABLE, "generation"),
+    ErrorCode.ADAPTER_INTEGRITY: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
+    ErrorCode.INSUFFICIENT_STORAGE: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.QUEUE_FULL: (HTTPStatus.TOO_MANY_REQUESTS, "overloaded"),
     ErrorCode.NOT_READY: (HTTPStatus.SERVICE_UNAVAILABLE, "not_ready"),
     ErrorCode.ENGINE_LOST: (HTTPStatus.SERVICE_UNAVAILABLE, "incomplete_generation"),
@@ -40,6 +43,7 @@ RETRY_AFTER = {
     ErrorCode.SERVER_SHUTDOWN: 1,
     ErrorCode.ENGINE_LOST: 5,
     ErrorCode.NOT_READY: 5,
+    ErrorCode.ADAPTER_UNAVAILABLE: 5,
 }
 
 # What HTTP itself refuses, before any route has read a body.
@@ -132,7 +136,7 @@ def failure_of(error: ServeError) -> Failure:
         status=error.status,
         native_status=native_status,
         param=error.param,
-        retry_after=RETRY_AFTER.get(error.code),
+        retry_after=error.retry_after or RETRY_AFTER.get(error.code),
         should_retry=not isinstance(error, EngineLost),
         native_message=error.native_message,
     )

@@ -8,9 +8,13 @@ ServeError          one request fails; carries an ErrorCode, a sentence and mayb
 StartError          the server cannot start; the sentence is for the operator
 """
 
+from collections.abc import Iterable
 from http import HTTPStatus
+from typing import Final
 
 from lorax_serve.ipc.types import ErrorCode
+
+MAX_SHOWN_CHARS: Final = 128  # of an adapter's name
 
 STATUS: dict[ErrorCode, HTTPStatus] = {
     ErrorCode.INVALID_REQUEST: HTTPStatus.BAD_REQUEST,
@@ -19,6 +23,9 @@ STATUS: dict[ErrorCode, HTTPStatus] = {
     ErrorCode.ADAPTER_CORRUPT: HTTPStatus.UNPROCESSABLE_ENTITY,
     ErrorCode.ADAPTER_INCOMPATIBLE: HTTPStatus.UNPROCESSABLE_ENTITY,
     ErrorCode.ADAPTER_TOO_LARGE: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ErrorCode.ADAPTER_UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.ADAPTER_INTEGRITY: HTTPStatus.BAD_GATEWAY,
+    ErrorCode.INSUFFICIENT_STORAGE: HTTPStatus.INSUFFICIENT_STORAGE,
     ErrorCode.INVALID_JSON_SCHEMA: HTTPStatus.BAD_REQUEST,
     ErrorCode.SCHEMA_TOO_COMPLEX: HTTPStatus.BAD_REQUEST,
     ErrorCode.UNSUPPORTED_PARAMETER: HTTPStatus.BAD_REQUEST,
@@ -33,7 +40,7 @@ STATUS: dict[ErrorCode, HTTPStatus] = {
 class ServeError(Exception):
     """Fails one request. `message` is safe to show: no paths, no library text, no input echoed.
 
-    `native_message` says it in LoRAX's words where they differ.
+    `native_message` says it in LoRAX's words where they differ; `retry_after` is in seconds.
     """
 
     def __init__(
@@ -43,12 +50,14 @@ class ServeError(Exception):
         *,
         param: str | None = None,
         native_message: str | None = None,
+        retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.param = param
         self.native_message = message if native_message is None else native_message
+        self.retry_after = retry_after
 
     @property
     def status(self) -> HTTPStatus:
@@ -63,11 +72,23 @@ class MalformedBody(ServeError):
 
 
 class UnservedSource(ServeError):
-    """An adapter is named with a source other than this machine's folders."""
+    """An adapter is named with a source that this server does not fetch from."""
 
-    def __init__(self) -> None:
-        sentence = "`adapter_source` is not supported by this server; only `local` is."
+    def __init__(self, served: Iterable[str] = ("local",)) -> None:
+        names = " and ".join(f"`{name}`" for name in served)
+        sentence = f"That `adapter_source` is not supported by this server, which serves {names}."
         super().__init__(ErrorCode.UNSUPPORTED_PARAMETER, sentence, param="adapter_source")
+
+
+def adapter_not_found(adapter_id: str) -> ServeError:
+    """The same for an adapter that is not there and for one that this caller may not use."""
+    shown = adapter_id if len(adapter_id) <= MAX_SHOWN_CHARS else f"{adapter_id[:MAX_SHOWN_CHARS]}…"
+    return ServeError(
+        ErrorCode.MODEL_NOT_FOUND,
+        f"Model {shown!r} does not exist.",
+        param="model",
+        native_message=f"Adapter {shown!r} does not exist.",
+    )
 
 
 class EngineLost(ServeError):

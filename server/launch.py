@@ -15,6 +15,7 @@ import structlog
 from lorax_serve.grammar.errors import UnsupportedTokenizer
 from lorax_serve.grammar.regex_index import RegexCompiler
 from lorax_serve.ipc.config import EngineConfig
+from lorax_serve.server.adapter_setup import build_resolver
 from lorax_serve.server.app import build_app
 from lorax_serve.server.banner import Banner
 from lorax_serve.server.config import Settings
@@ -87,6 +88,9 @@ class _Serving:
         self._adapters = LocalAdapters(
             source.adapter_dir, allow_absolute=settings.server.allow_absolute_adapters
         )
+        self._resolver = build_resolver(
+            settings.server, self._adapters, has_folder=source.adapter_dir is not None
+        )
 
     def plan(self, engine_command: Sequence[str]) -> Plan:
         surroundings = self._settings.surroundings
@@ -117,6 +121,8 @@ class _Serving:
             tokenizer=self._tokenizer,
             chat_template=self._chat_template,
             adapters=self._adapters,
+            resolver=self._resolver,
+            bearer_is_adapter_token=config.bearer_is_adapter_token,
             regex_compiler=self._regex_compiler(client.info.eos_token_ids),
             limits=Limits(
                 max_body_bytes=config.max_body_bytes,

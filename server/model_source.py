@@ -54,7 +54,9 @@ def find_model(config: ServerConfig, report: Report) -> ModelSource:
         aliases = frozenset((config.model_id, str(folder)))
         return ModelSource(folder.name, None, folder, config.adapter_dir, aliases)
     name, revision = _hub_name(config.model_id, config.revision)
-    folder, commit = download_model(name, revision, config.cache_dir / "hub", report, HfApi())
+    token = None if config.hub_token is None else config.hub_token.revealed
+    hub = HfApi(endpoint=config.hub_endpoint, token=token)
+    folder, commit = download_model(name, revision, config.cache_dir / "hub", report, hub)
     return ModelSource(name, commit, _checked(folder), config.adapter_dir)
 
 

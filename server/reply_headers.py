@@ -32,7 +32,8 @@ def common_headers(
     }
     if accepted.message.adapter is not None:
         headers["x-adapter-id"] = safe_value(accepted.message.adapter.name)
-        headers["x-adapter-source"] = "local"
+    if accepted.adapter_source is not None:
+        headers["x-adapter-source"] = accepted.adapter_source
     if ignored := ", ".join(ignored):
         headers["x-ignored-params"] = safe_value(ignored)
     if accepted.grammar_warnings:

@@ -4,7 +4,7 @@ Schemas make it; admission turns it into an engine message. Nothing here depends
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lorax_serve.ipc.types import SamplingParams
 
@@ -45,7 +45,8 @@ class GenerationRequest:
     prompt: str | tuple[int, ...]  # text, or token ids as the client sent them
     sampling: SamplingParams
     adapter_id: str = ""  # "" or a name of the served model: the base model
-    adapter_source: str = "local"  # of no account for the base model
+    adapter_source: str | None = None  # None: the server's default; of no account for the base
+    adapter_token: str | None = field(default=None, repr=False)  # for the adapter's source
     add_special_tokens: bool = True
     truncate: int | None = None  # keep only this many last prompt tokens
     max_new_tokens: int | None = None  # None: as many as fit

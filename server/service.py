@@ -8,6 +8,7 @@ from typing import Protocol
 from lorax_serve.grammar.regex_index import RegexCompiler
 from lorax_serve.ipc.messages import Generate, TokensGenerated
 from lorax_serve.ipc.types import EngineInfo
+from lorax_serve.server.adapter_resolver import AdapterResolver
 from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.text.chat_template import ChatTemplate
 from lorax_serve.server.text.tokenizer import Tokenizer
@@ -56,6 +57,8 @@ class Service:
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     adapters: LocalAdapters
+    resolver: AdapterResolver
+    bearer_is_adapter_token: bool = False  # an Authorization header is for the adapter's source
     regex_compiler: RegexCompiler
     limits: Limits
     version: str

@@ -12,6 +12,8 @@ from typing import Final, get_args
 import msgspec
 from msgspec import inspect
 
+from lorax_serve.server.secret import Secret
+
 _UNITS: Final[Mapping[str, int]] = {"": 1, "b": 1} | {
     letter + suffix: base**power
     for power, letter in enumerate("kmgt", start=1)
@@ -40,8 +42,10 @@ def show_size(num_bytes: int) -> str:
 
 def parse_field(text: str, field_type: object, *, is_size: bool = False) -> object:
     """`text` as `field_type`, within the type's bounds. Raises ValueError with what is expected."""
-    if _is_path(field_type):
+    if _allows(Path, field_type):
         return _path(text)
+    if _allows(Secret, field_type):
+        return Secret(text)
     value = parse_size(text) if is_size else text
     try:
         return msgspec.convert(value, field_type, strict=False)
@@ -56,9 +60,9 @@ def _path(text: str) -> Path:
         raise ValueError("there is no home folder for ~; name a folder without it") from None
 
 
-def _is_path(field_type: object) -> bool:
-    return field_type is Path or (
-        isinstance(field_type, UnionType) and Path in get_args(field_type)
+def _allows(kind: type, field_type: object) -> bool:
+    return field_type is kind or (
+        isinstance(field_type, UnionType) and kind in get_args(field_type)
     )
 
 

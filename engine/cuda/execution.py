@@ -1,5 +1,6 @@
 """Lays out a GPU's memory and makes its runner."""
 
+import time
 from collections.abc import Callable
 
 import structlog
@@ -88,8 +89,20 @@ class _Builder:
         kv_cache = self._kv_cache(plan.num_blocks)
         slabs = self._slabs(pool_bytes)
         runner = self._runner(kv_cache, slabs, plan.max_model_len, self._graph_sizes)
-        runner.capture(lambda fraction: report("Capturing CUDA graphs", fraction))
+        self._capture(runner, report)
         return Execution(plan, kv_cache, slabs, runner)
+
+    def _capture(self, runner: CudaRunner, report: Callable[[str, float], None]) -> None:
+        free, _ = torch.cuda.mem_get_info(self._device)
+        started = time.perf_counter()
+        runner.capture(lambda fraction: report("Capturing CUDA graphs", fraction))
+        taken = free - torch.cuda.mem_get_info(self._device)[0]
+        log.info(
+            "cuda_graphs",
+            batch_sizes=len(self._graph_sizes),
+            seconds=round(time.perf_counter() - started, 2),
+            num_bytes=taken,
+        )
 
     def _activation_bytes(self) -> int:
         """Of the largest step, run on a KV cache of one block; its LoRA scratch by arithmetic."""

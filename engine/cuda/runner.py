@@ -73,6 +73,7 @@ class CudaRunner:
         self._partials = slabs.weights.partials(
             DECODE, max(graph_sizes, default=1), limits.max_site_ranks
         )
+        self.num_eager_decodes = 0  # steps of decodes alone for which there was no graph
         self._graphs = DecodeGraphs(
             self._forward_decodes, self._upload.device_buffer, graph_sizes, self._table_width
         )
@@ -103,6 +104,7 @@ class CudaRunner:
             graph.graph.replay()
             hidden = graph.hidden
         else:
+            self.num_eager_decodes += decodes_only
             tiles = tiles_of(row_segments(step), PROMPT.shrink.tile_rows)
             views = self._send(step, self._layout(step, tiles), tiles, head_tiles)
             hidden = self._forward_rows(step, views)

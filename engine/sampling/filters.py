@@ -6,17 +6,15 @@ scores it removes to -inf, in place. It looks at each row by itself and leaves a
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from lorax_serve.engine.sampling.ranking import ID_BITS, mass_boundary, rank_keys
-from lorax_serve.engine.sampling.transfer import to_device
 from lorax_serve.ipc.types import SamplingParams
 
 # In float32 a lower temperature would turn into 0, and the maximum's score into 0 / 0.
-_LOWEST_TEMPERATURE = torch.finfo(torch.float32).tiny
+LOWEST_TEMPERATURE = torch.finfo(torch.float32).tiny
 _SMALL_K = 256
 
 
@@ -26,7 +24,7 @@ def scale_(logits: Tensor, maxima: Tensor, params: Sequence[SamplingParams]) -> 
     `maxima` [M] are those of the rows; every temperature is above 0. Subtracting before dividing
     keeps a low temperature from overflowing to anything but -inf.
     """
-    temperatures = [max(p.temperature, _LOWEST_TEMPERATURE) for p in params]
+    temperatures = [max(p.temperature, LOWEST_TEMPERATURE) for p in params]
     logits.sub_(maxima.unsqueeze(-1))
     logits.div_(_column(temperatures, logits.device).to(torch.float32))
 
@@ -35,11 +33,8 @@ def filter_scores_(scores: Tensor, params: Sequence[SamplingParams]) -> None:
     """Top-k, top-p, min-p, then typical-p, each for the rows that ask for it. scores: [M, V]."""
     top_k = {i: p.top_k for i, p in enumerate(params) if 0 < p.top_k < scores.shape[-1]}
     # Rows of one call share the largest k's cost, so a large k does not join the small ones.
-    for ks in (
-        {i: k for i, k in top_k.items() if k <= _SMALL_K},
-        {i: k for i, k in top_k.items() if k > _SMALL_K},
-    ):
-        _on_rows_(partial(keep_top_k_, largest=max(ks.values(), default=0)), scores, ks)
+    _on_rows_(keep_top_k_, scores, {i: k for i, k in top_k.items() if k <= _SMALL_K})
+    _on_rows_(keep_top_k_, scores, {i: k for i, k in top_k.items() if k > _SMALL_K})
     _on_rows_(keep_top_p_, scores, {i: p.top_p for i, p in enumerate(params) if p.top_p < 1})
     _on_rows_(keep_min_p_, scores, {i: p.min_p for i, p in enumerate(params) if p.min_p > 0})
     _on_rows_(
@@ -47,13 +42,10 @@ def filter_scores_(scores: Tensor, params: Sequence[SamplingParams]) -> None:
     )
 
 
-def keep_top_k_(scores: Tensor, k: Tensor, largest: int) -> None:
-    """Keeps the k highest scores and all that equal the k-th. 1 <= k <= V (Fan et al., 2018).
-
-    `largest` is the largest k.
-    """
+def keep_top_k_(scores: Tensor, k: Tensor) -> None:
+    """Keeps the k highest scores and all that equal the k-th. 1 <= k <= V (Fan et al., 2018)."""
     ranks = k.to(torch.int64)
-    highest = scores.topk(largest).values
+    highest = scores.topk(int(ranks.max())).values
     scores.masked_fill_(scores < highest.gather(1, ranks - 1), -math.inf)
 
 
@@ -99,11 +91,11 @@ def _on_rows_(
     if len(parameters) == len(scores):
         keep_(scores, column)
         return
-    rows = to_device(list(parameters), torch.int64, scores.device)
+    rows = torch.tensor(list(parameters), device=scores.device)
     part = scores.index_select(0, rows)
     keep_(part, column)
     scores.index_copy_(0, rows, part)
 
 
 def _column(values: Sequence[float], device: torch.device) -> Tensor:
-    return to_device(values, torch.float64, device).unsqueeze(-1)
+    return torch.tensor(values, dtype=torch.float64, device=device).unsqueeze(-1)

@@ -1,7 +1,7 @@
 """Penalties and biases: changes to a few logits of the rows that ask for them, in place.
 
-Each function writes down which entries of the rows change and applies them all at once, so the
-cost grows with the tokens touched and not with the vocabulary.
+They are written down on the host as the entries that change, and applied all at once: the cost
+grows with the tokens touched and not with the vocabulary.
 """
 
 from collections import Counter, defaultdict
@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from lorax_serve.engine.sampling.rows import SamplingRow
-from lorax_serve.engine.sampling.transfer import to_device
+from lorax_serve.engine.sampling.upload import Sent, Upload
 
 
 class _Entries(NamedTuple):
@@ -36,15 +35,28 @@ def check_bias(rows: Sequence[SamplingRow], vocab_size: int) -> None:
                 )
 
 
-def adjust_logits_(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
-    """Repetition, then occurrence penalties, then biases. logits: [M, V] float32, one per row."""
-    penalise_repetition_(logits, rows)
-    penalise_occurrence_(logits, rows)
-    add_bias_(logits, rows)
+class Penalties:
+    """Repetition, then occurrence penalties, then biases, of M rows."""
+
+    def __init__(self, rows: Sequence[SamplingRow], upload: Upload) -> None:
+        self._repetition = _send(_repetition(rows), upload)
+        self._additions = [_send(_occurrence(rows), upload), _send(_bias(rows), upload)]
+
+    def apply_(self, logits: Tensor) -> None:
+        """logits: [M, V] float32, on the device that the upload was sent to."""
+        if self._repetition is not None:
+            at, penalties = self._repetition.on_device()
+            seen = logits[at]
+            # A token seen twice is written twice, with one value: the order does not matter.
+            logits[at] = (seen * penalties).where(seen < 0, seen / penalties)
+        for addition in self._additions:
+            if addition is not None:
+                at, amounts = addition.on_device()
+                logits[at] += amounts
 
 
-def penalise_repetition_(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
-    """Divides the logits of tokens in prompt or output by the penalty; multiplies negative ones.
+def _repetition(rows: Sequence[SamplingRow]) -> list[_Entries]:
+    """Logits of tokens in prompt or output are divided by the penalty; negative ones multiplied.
 
     Keskar et al., "CTRL: A Conditional Transformer Language Model for Controllable Generation",
     2019, section 4.1, with the multiplication that makes it a penalty for negative logits too.
@@ -56,15 +68,11 @@ def penalise_repetition_(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
             token_ids = np.fromiter(tokens, np.int64)
             penalty = np.full(len(token_ids), row.params.repetition_penalty)
             changes.append(_Entries(index, token_ids, penalty))
-    if changes:
-        at, penalties = _concatenate(changes, logits.device)
-        seen = logits[at]
-        # A token seen twice is written twice, with one value: the order does not matter.
-        logits[at] = torch.where(seen < 0, seen * penalties, seen / penalties)
+    return changes
 
 
-def penalise_occurrence_(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
-    """Subtracts `count * frequency_penalty + presence_penalty` from the tokens in the output.
+def _occurrence(rows: Sequence[SamplingRow]) -> list[_Entries]:
+    """`count * frequency_penalty + presence_penalty` is subtracted from the tokens in the output.
 
     The formula of the OpenAI API guide, "Frequency and presence penalties".
     """
@@ -76,11 +84,11 @@ def penalise_occurrence_(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
             token_ids = np.fromiter(counts.keys(), np.int64, len(counts))
             times = np.fromiter(counts.values(), np.float64, len(counts))
             changes.append(_Entries(index, token_ids, -(times * frequency + presence)))
-    _add_(logits, changes)
+    return changes
 
 
-def add_bias_(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
-    """Adds each row's `logit_bias`; biases of one token add up."""
+def _bias(rows: Sequence[SamplingRow]) -> list[_Entries]:
+    """Each row's `logit_bias`; biases of one token add up."""
     changes = []
     for index, row in enumerate(rows):
         if row.params.logit_bias:
@@ -90,30 +98,29 @@ def add_bias_(logits: Tensor, rows: Sequence[SamplingRow]) -> None:
             token_ids = np.fromiter(biases.keys(), np.int64, len(biases))
             amounts = np.fromiter(biases.values(), np.float64, len(biases))
             changes.append(_Entries(index, token_ids, amounts))
-    _add_(logits, changes)
+    return changes
 
 
-def _add_(logits: Tensor, changes: Sequence[_Entries]) -> None:
-    """Adds the amounts; no entry may occur twice."""
-    if changes:
-        at, amounts = _concatenate(changes, logits.device)
-        logits[at] += amounts
+class _SentEntries(NamedTuple):
+    """Entries of all rows, [E] each.
 
-
-def _concatenate(
-    changes: Sequence[_Entries], device: torch.device
-) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """The entries as an index (rows, token ids) and float32 amounts, all [E].
-
-    Indexing with a pair, not with flat positions, keeps a bad id from reaching the next row.
+    A pair of indices, not flat positions, keeps a bad id from reaching the next row.
     """
+
+    rows: Sent  # int64
+    token_ids: Sent  # int64
+    amounts: Sent  # float32
+
+    def on_device(self) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        return (self.rows.tensor, self.token_ids.tensor), self.amounts.tensor
+
+
+def _send(changes: Sequence[_Entries], upload: Upload) -> _SentEntries | None:
+    if not changes:
+        return None
     rows = np.repeat([change.row for change in changes], [len(c.token_ids) for c in changes])
-    token_ids = np.concatenate([change.token_ids for change in changes])
-    amounts = np.concatenate([change.amounts for change in changes])
-    return (
-        (
-            to_device(torch.from_numpy(rows), torch.int64, device),
-            to_device(torch.from_numpy(token_ids), torch.int64, device),
-        ),
-        to_device(torch.from_numpy(amounts), torch.float32, device),
+    return _SentEntries(
+        upload.add(rows),
+        upload.add(np.concatenate([change.token_ids for change in changes])),
+        upload.add(np.concatenate([change.amounts for change in changes]).astype(np.float32)),
     )

@@ -23,25 +23,13 @@ def rank_keys(cost: Tensor) -> Tensor:
     return torch.add(token_ids, cost.view(torch.int32).to(torch.int64), alpha=1 << 32)
 
 
-def mass_boundary(keys: Tensor, probs: Tensor, mass: Tensor) -> Tensor:
+def mass_boundary(keys: Tensor, probs: Tensor, mass: Tensor, width: int = _FIRST_WIDTH) -> Tensor:
     """The last key of each row's shortest run of lowest keys whose probability reaches `mass`.
 
     keys [M, V] int64; probs [M, V] float32; mass [M, 1] float64; returns [M, 1] int64. A row whose
-    probabilities never add up to `mass` runs to its end.
-    """
-    if keys.is_cuda:
-        # A process without a GPU never imports Triton.
-        from lorax_serve.kernels.triton.mass_boundary import mass_boundary as on_gpu
-
-        return on_gpu(keys, probs, mass)
-    return mass_boundary_by_sorting(keys, probs, mass, _FIRST_WIDTH)
-
-
-def mass_boundary_by_sorting(keys: Tensor, probs: Tensor, mass: Tensor, width: int) -> Tensor:
-    """`mass_boundary`, which looks at the `width` lowest keys first and sorts more only for the
-    rows that need it.
-
-    The running sum is float64 and sequential, so the answer is the same at any width.
+    probabilities never add up to `mass` runs to its end. Looks at the `width` lowest keys first
+    and sorts more only for the rows that need it; the running sum is float64 and sequential, so
+    the answer is the same at any width.
     """
     vocab_size = keys.shape[-1]
     width = min(width, vocab_size)
@@ -52,7 +40,5 @@ def mass_boundary_by_sorting(keys: Tensor, probs: Tensor, mass: Tensor, width: i
     if width < vocab_size:
         rows = (before == width).flatten().nonzero().flatten()
         if len(rows) > 0:
-            last[rows] = mass_boundary_by_sorting(
-                keys[rows], probs[rows], mass[rows], width * _WIDENING
-            )
+            last[rows] = mass_boundary(keys[rows], probs[rows], mass[rows], width * _WIDENING)
     return last

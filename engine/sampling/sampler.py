@@ -1,22 +1,21 @@
 """Picks one token per row of logits. No row's parameters touch another row.
 
 A row's token and logprobs are the same bits whichever rows are beside it: each operation reads one
-row, and sums along a row are sequential or torch's per-row softmax.
+row, and sums along a row are exact, sequential or torch's per-row softmax.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from lorax_serve.engine.sampling.filters import filter_scores_, scale_
-from lorax_serve.engine.sampling.logprobs import LogprobTensors, launch_logprobs
-from lorax_serve.engine.sampling.penalties import adjust_logits_, check_bias
+from lorax_serve.engine.sampling.draws import Asked, Draws
+from lorax_serve.engine.sampling.logprobs import LogprobTensors
+from lorax_serve.engine.sampling.penalties import Penalties, check_bias
+from lorax_serve.engine.sampling.picker import Picker, picker_of
 from lorax_serve.engine.sampling.rows import MaskRows, SamplingRow
-from lorax_serve.engine.sampling.selection import draw, highest
-from lorax_serve.engine.sampling.transfer import to_device
-from lorax_serve.engine.sampling.uniform import uniform
+from lorax_serve.engine.sampling.upload import Upload, to_pinned
 from lorax_serve.grammar.mask import apply_mask
 from lorax_serve.ipc.types import TokenLogprob
 
@@ -39,13 +38,15 @@ class SampledTensors:
     token_ids: Tensor  # [N] int64, 0 where not finite
     finite: Tensor  # [N] bool
     logprobs: LogprobTensors | None  # of the rows that ask
+    uploaded: Tensor | None  # what was sent to the device; lives until the device has read it
 
     def to_host(self) -> "SampledTensors":
         """Start copying to pinned memory on the current stream. To be read when that is done."""
         return SampledTensors(
-            self.token_ids.to("cpu", non_blocking=True),
-            self.finite.to("cpu", non_blocking=True),
+            to_pinned(self.token_ids),
+            to_pinned(self.finite),
             None if self.logprobs is None else self.logprobs.to_host(),
+            self.uploaded,
         )
 
 
@@ -57,91 +58,94 @@ def sample(logits: Tensor, rows: Sequence[SamplingRow], mask: MaskRows | None) -
 def launch(logits: Tensor, rows: Sequence[SamplingRow], mask: MaskRows | None) -> SampledTensors:
     """Enqueue the choice of every row's next token, as `SamplingParams` describes it.
 
-    logits: [N, V] of a floating type, left unchanged; `rows` has N entries; `mask` names rows of
-    `logits`. Never waits for the device. Raises ValueError if the number of rows differs, if the
-    logits are not floats, or if a `logit_bias` names a token that is not in the vocabulary.
+    logits: [N, V] of a floating type, rows contiguous, left unchanged; `rows` has N entries; `mask`
+    names rows of `logits`. Never waits for the device. Raises ValueError if the number of rows
+    differs, if the logits are not floats, or if a `logit_bias` names a token that is not in the
+    vocabulary.
     """
     if not logits.is_floating_point() or logits.shape[:-1] != (len(rows),):
         raise ValueError(
             f"expected float logits [{len(rows)}, V], got {list(logits.shape)} {logits.dtype}"
         )
     check_bias(rows, logits.shape[-1])
-    token_ids, maxima = highest(logits)
-    finite = maxima.isfinite()
-    masked = frozenset[int]() if mask is None else frozenset(mask.rows.tolist())
-    # The other rows are greedy on their logits as they are, and done.
-    open_rows = [
-        i for i, row in enumerate(rows) if i in masked or row.changes_logits or not row.is_greedy
-    ]
-    if open_rows:
-        index = to_device(open_rows, torch.int64, logits.device)
-        scores = logits.index_select(0, index).float()
-        _adjust_(scores, open_rows, rows, mask)
-        picked, allowed = _pick(scores, [rows[i] for i in open_rows])
+    return launch_with(picker_of(logits.device), logits, rows, mask)
+
+
+def launch_with(
+    picker: Picker, logits: Tensor, rows: Sequence[SamplingRow], mask: MaskRows | None
+) -> SampledTensors:
+    """`launch` by a certain picker, of arguments known to be good."""
+    upload = Upload()
+    masked = [] if mask is None else mask.rows.tolist()
+    is_masked = frozenset(masked)
+    changed = {i: row for i, row in enumerate(rows) if row.changes_logits or i in is_masked}
+    drawn = {i: row for i, row in enumerate(rows) if not row.is_greedy and i not in changed}
+    changes = _Changes(changed, mask, masked, upload) if changed else None
+    draws = Draws(drawn, upload) if drawn else None
+    counts = {i: n for i, row in enumerate(rows) if (n := row.params.num_logprobs) is not None}
+    asked = Asked(counts, logits.shape[-1], upload) if counts else None
+    uploaded = upload.send(logits.device)
+
+    token_ids, maxima, finite = picker.highest(logits)
+    if draws is not None:
+        token_ids.index_copy_(0, draws.index.tensor, picker.draw(logits, maxima, draws))
+    if changes is not None:
+        picked, allowed = changes.pick(picker, logits)
+        index = changes.index.tensor
         token_ids.index_copy_(0, index, picked)
         finite.index_copy_(0, index, finite.index_select(0, index) & allowed)
-    token_ids.masked_fill_(~finite, 0)
-    return SampledTensors(token_ids, finite, _launch_logprobs(logits, rows, token_ids))
+    if drawn or changed:
+        token_ids.masked_fill_(~finite, 0)
+    logprobs = _logprobs(picker, logits, maxima, asked, token_ids) if asked else None
+    return SampledTensors(token_ids, finite, logprobs, uploaded)
 
 
-def _launch_logprobs(
-    logits: Tensor, rows: Sequence[SamplingRow], token_ids: Tensor
-) -> LogprobTensors | None:
-    asked = {
-        i: row.params.num_logprobs
-        for i, row in enumerate(rows)
-        if row.params.num_logprobs is not None
-    }
-    if not asked:
-        return None
-    index = to_device(list(asked), torch.int64, logits.device)
-    return launch_logprobs(
-        logits.index_select(0, index).float(), token_ids.index_select(0, index), asked
-    )
-
-
-def read(sampled: SampledTensors) -> Sampled:
+def read(tensors: SampledTensors) -> Sampled:
     """As Python values. Waits for tensors that are not on the host."""
-    finite = sampled.finite.tolist()
+    finite = tensors.finite.tolist()
     logprobs: list[TokenLogprob | None] = [None] * len(finite)
-    if sampled.logprobs is not None:
-        for row, entry in sampled.logprobs.entries().items():
+    if tensors.logprobs is not None:
+        for row, entry in tensors.logprobs.entries().items():
             logprobs[row] = entry if finite[row] else None
-    return Sampled(tuple(sampled.token_ids.tolist()), tuple(logprobs), tuple(finite))
+    return Sampled(tuple(tensors.token_ids.tolist()), tuple(logprobs), tuple(finite))
 
 
-def _adjust_(
-    logits: Tensor,
-    open_rows: Sequence[int],
-    rows: Sequence[SamplingRow],
-    mask: MaskRows | None,
-) -> None:
-    """Penalties, biases and masks, in place. logits: [M, V], of which row m is `open_rows[m]`."""
-    adjust_logits_(logits, [rows[i] for i in open_rows])
-    if mask is not None and len(mask.rows) > 0:
-        places = {row: place for place, row in enumerate(open_rows)}
-        at = [places[row] for row in mask.rows.tolist()]
-        apply_mask(
-            logits,
-            to_device(mask.bitmask, torch.int32, logits.device),
-            to_device(at, torch.int64, logits.device),
-        )
+class _Changes:
+    """Rows whose logits are changed before anything is picked: M of them, at least one."""
+
+    def __init__(
+        self,
+        rows: Mapping[int, SamplingRow],
+        mask: MaskRows | None,
+        masked: Sequence[int],
+        upload: Upload,
+    ) -> None:
+        self.index = upload.add(np.array(list(rows), np.int64))
+        places = {row: place for place, row in enumerate(rows)}
+        self._penalties = Penalties(list(rows.values()), upload)
+        self._mask = None
+        if mask is not None and masked:
+            at = upload.add(np.array([places[row] for row in masked], np.int64))
+            self._mask = upload.add_tensor(mask.bitmask), at
+        drawn = {places[i]: row for i, row in rows.items() if not row.is_greedy}
+        self._draws = Draws(drawn, upload) if drawn else None
+
+    def pick(self, picker: Picker, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids [M] int64 and whether each row's highest logit is finite [M] bool."""
+        changed = logits.index_select(0, self.index.tensor).float()
+        self._penalties.apply_(changed)
+        if self._mask is not None:
+            bitmask, at = self._mask
+            apply_mask(changed, bitmask.tensor, at.tensor)
+        token_ids, maxima, finite = picker.highest(changed)
+        if self._draws is not None:
+            picked = picker.draw(changed, maxima, self._draws)
+            token_ids.index_copy_(0, self._draws.index.tensor, picked)
+        return token_ids, finite
 
 
-def _pick(logits: Tensor, rows: Sequence[SamplingRow]) -> tuple[Tensor, Tensor]:
-    """Token ids [M] int64 from final logits [M, V], and whether each row allowed one [M] bool.
-
-    A row that allowed none goes through the filters as NaN, alone, and its id means nothing.
-    """
-    token_ids, maxima = highest(logits)
-    drawn = [i for i, row in enumerate(rows) if not row.is_greedy]
-    if drawn:
-        index = to_device(drawn, torch.int64, logits.device)
-        scores = logits if len(drawn) == len(rows) else logits.index_select(0, index)
-        params = [rows[i].params for i in drawn]
-        scale_(scores, maxima.index_select(0, index), params)
-        filter_scores_(scores, params)
-        uniforms = [uniform(rows[i].params.seed, len(rows[i].output_token_ids)) for i in drawn]
-        picked = draw(scores, to_device(uniforms, torch.float64, logits.device))
-        token_ids.index_copy_(0, index, picked)
-    return token_ids, maxima.isfinite()
+def _logprobs(
+    picker: Picker, logits: Tensor, maxima: Tensor, asked: Asked, token_ids: Tensor
+) -> LogprobTensors:
+    token_ids = token_ids.index_select(0, asked.index.tensor)
+    return LogprobTensors(asked.counts, *picker.logprobs(logits, maxima, asked, token_ids))

@@ -6,7 +6,8 @@ import torch
 
 from lorax_serve.kernels.lora import LoraSite
 from lorax_serve.kernels.lora_table import LoraTable
-from lorax_serve.kernels.triton.sgmv import ExpandShape, ShrinkShape, expand, shrink
+from lorax_serve.kernels.triton.sgmv_expand import ExpandShape, expand
+from lorax_serve.kernels.triton.sgmv_shrink import ShrinkShape, shrink
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ WIDE = 8192
 DECODE = SgmvShapes(
     shrink=ShrinkShape(16, split=512, block_k=512, block_r=16, num_warps=2, num_stages=2),
     wide_shrink=ShrinkShape(16, split=1024, block_k=1024, block_r=16, num_warps=2, num_stages=2),
-    expand=ExpandShape(block_n=512, num_warps=2),
+    expand=ExpandShape(block_n=512, num_warps=2, max_tile_programs=128),
 )
 PROMPT = SgmvShapes(
     shrink=ShrinkShape(tile_rows=64, split=2048, block_k=128, block_r=64),

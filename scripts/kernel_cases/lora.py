@@ -3,6 +3,7 @@
 Legend: T rows of a step, N distinct adapters, r rank.
 """
 
+import numpy as np
 import torch
 
 from kernel_cases.case import Call, Case, rotation
@@ -113,6 +114,9 @@ def make_delta(
     weights = LoraWeightsOnDevice.of(layout, slab, table)
     bounds = [index * num_rows // num_adapters for index in range(num_adapters + 1)]
     tiles = tiles_of(Segments(tuple(bounds), tuple(range(num_adapters))), shapes.shrink.tile_rows)
+    if shapes is DECODE:  # a CUDA graph has as many tiles as rows, however few are in use
+        padding = np.full((num_rows - len(tiles), 3), -1, dtype=np.int32)
+        tiles = np.concatenate((tiles, padding))
     partials = weights.partials(shapes, num_rows, 3 * RANK)
     return TritonLoraDelta(weights, torch.from_numpy(tiles).to(device), partials, shapes)
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from lorax_serve.server.adapter_token import with_adapter_token
 from lorax_serve.server.admission import Accepted
 from lorax_serve.server.error_replies import Failure
 from lorax_serve.server.generation import Answer, Piece, collect, pieces
@@ -38,21 +39,22 @@ async def generate(
 ) -> web.StreamResponse:
     """Raises ServeError as long as nothing was sent. Cancelled, it aborts the generation."""
     service, admission = request.app[SERVICE], request.app[ADMISSION]
+    asked = with_adapter_token(asked, request)
     with admission.place():
-        accepted = await admission.accept(asked)
-        accepted_at = time.monotonic()
-        headers = common_headers(request, accepted, ignored)
-        shown = view(accepted)
-        source = pieces(service.engine, service.tokenizer, accepted)
-        if streams:
-            return await send_events(
-                request,
-                shown.frames(source),
-                headers=headers,
-                error_frame=shown.error_frame,
-                limits=service.limits,
-            )
-        answer = await collect(source)
+        async with admission.accept(asked) as accepted:
+            accepted_at = time.monotonic()
+            headers = common_headers(request, accepted, ignored)
+            shown = view(accepted)
+            source = pieces(service.engine, service.tokenizer, accepted)
+            if streams:
+                return await send_events(
+                    request,
+                    shown.frames(source),
+                    headers=headers,
+                    error_frame=shown.error_frame,
+                    limits=service.limits,
+                )
+            answer = await collect(source)
     return web.Response(
         body=shown.reply(answer),
         content_type="application/json",

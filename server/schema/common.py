@@ -9,10 +9,10 @@ refused, because dropping it would silently change the answer; any other is repo
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import MalformedBody, ServeError
@@ -68,6 +68,9 @@ LONE_SURROGATE = re.compile(  # behind a backslash that no other one escapes
     rb")",
     re.I,
 )
+
+# A credential for an adapter's source, which goes into a header there.
+AdapterToken = Annotated[str, Meta(max_length=4096, pattern=r"\A[\x21-\x7e]*\Z")]
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)

@@ -12,7 +12,7 @@ from lorax_serve.server.request import (
     effective_temperature,
     fold_seed,
 )
-from lorax_serve.server.schema.common import OUTPUT_CONTROLS, ObjectShape, invalid
+from lorax_serve.server.schema.common import OUTPUT_CONTROLS, AdapterToken, ObjectShape, invalid
 from lorax_serve.server.schema.constraints import ResponseFormat
 
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
@@ -29,7 +29,8 @@ class Body(Struct, frozen=True):
 
 class Parameters(Struct, frozen=True, kw_only=True):
     adapter_id: Annotated[str, Meta(max_length=4096)] = ""
-    adapter_source: Annotated[str, Meta(max_length=64)] = "local"
+    adapter_source: Annotated[str, Meta(max_length=64)] | None = None
+    api_token: AdapterToken | None = None
     do_sample: bool = False
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
     top_k: Count | None = None
@@ -47,6 +48,9 @@ class Parameters(Struct, frozen=True, kw_only=True):
     details: bool = False
     return_k_alternatives: Annotated[int, Meta(ge=1, le=20)] | None = None
     response_format: ResponseFormat | None = None
+
+    def __repr__(self) -> str:
+        return "Parameters(…)"  # one of them is secret
 
     @property
     def samples(self) -> bool:
@@ -74,7 +78,6 @@ BODY = ObjectShape(Body, unserved=UNSERVED, large=("inputs",))
 PARAMETERS = ObjectShape(
     Parameters,
     unserved=UNSERVED,
-    tolerated=("api_token",),  # for hubs; this machine's folders need none
     path="parameters.",
 )
 
@@ -92,6 +95,7 @@ def generation_request(inputs: str, asked: Parameters, *, lists_tokens: bool) ->
         prompt=inputs,
         adapter_id=asked.adapter_id,
         adapter_source=asked.adapter_source,
+        adapter_token=asked.api_token or None,
         sampling=_sampling(asked, lists_tokens=lists_tokens),
         truncate=asked.truncate,
         max_new_tokens=asked.max_new_tokens,

@@ -15,6 +15,7 @@ from lorax_serve.server.request import (
 from lorax_serve.server.schema.common import (
     ABSENT,
     OUTPUT_CONTROLS,
+    AdapterToken,
     ObjectShape,
     invalid,
     unsupported,
@@ -60,7 +61,8 @@ class GenerationBody(Struct, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
     # Extensions.
-    adapter_source: Annotated[str, Meta(max_length=64)] = "local"
+    adapter_source: Annotated[str, Meta(max_length=64)] | None = None
+    api_token: AdapterToken | None = None
     top_k: Annotated[int, Meta(ge=-1, lt=2**31)] = 0  # 0 and -1: off
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
     typical_p: Share = 1.0
@@ -75,6 +77,9 @@ class GenerationBody(Struct, frozen=True, kw_only=True):
     guided_json: Raw = ABSENT
     guided_regex: Pattern | None = None
     guided_choice: Options | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(…)"  # one of the fields is secret
 
     def constraint(self) -> Constraint | None:
         """Raises ServeError when several are given."""
@@ -131,7 +136,6 @@ class CompletionBody(GenerationBody, frozen=True, kw_only=True):
 
 # Accepted from every client and without effect here: accounting, caching and safety hints.
 TOLERATED = (
-    "api_token",  # for hubs; this machine's folders need none
     "metadata",
     "parallel_tool_calls",
     "prediction",
@@ -198,6 +202,7 @@ def _request(
         add_special_tokens=add_special_tokens,
         adapter_id=body.model,
         adapter_source=body.adapter_source,
+        adapter_token=body.api_token or None,
         sampling=body.sampling(num_logprobs),
         max_new_tokens=max_new_tokens,
         stop_strings=(body.stop,) if isinstance(body.stop, str) else body.stop,

@@ -26,32 +26,30 @@ def open_session(endpoint: str, *, stall_seconds: float) -> aiohttp.ClientSessio
 
     It reads no environment and no .netrc, so that no credential gets in that nobody passed.
     """
-    border = _Border(URL(endpoint))
+    border = Border(URL(endpoint))
     trace = aiohttp.TraceConfig()
     trace.on_request_redirect.append(border.on_redirect)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=border, limit=0, use_dns_cache=False),
+        connector=aiohttp.TCPConnector(resolver=border, limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_SECONDS, sock_read=stall_seconds
-        ),
+        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=stall_seconds),
         trace_configs=[trace],
     )
 
 
-class _Border(AbstractResolver):
+class Border(AbstractResolver):
     """Resolves host names, and looks at every address on the other side of a redirect."""
 
     def __init__(self, endpoint: URL) -> None:
         self._endpoint = endpoint
         self._resolver = ThreadedResolver()
-        self._guards = _is_public(endpoint.host or "")  # None until its name is resolved
+        self._guards = is_public(endpoint.host or "")  # None until its name is resolved
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         found = await self._resolver.resolve(host, port, family)
-        public = all(_is_public(result["host"]) for result in found)
+        public = all(is_public(result["host"]) for result in found)
         if host == self._endpoint.host:
             self._guards = public
         elif self._guards and not public:
@@ -68,17 +66,20 @@ class _Border(AbstractResolver):
         that it is looked at.
         """
         headers = params.response.headers
-        target = params.url.join(URL(headers.get("Location") or headers.get("URI") or ""))
+        try:
+            target = params.url.join(URL(headers.get("Location") or headers.get("URI") or ""))
+        except ValueError:
+            raise UnsafeRedirect from None
         if target.scheme != "https" and self._endpoint.scheme == "https":
             raise UnsafeRedirect
-        if self._guards and _is_public(target.host or "") is False:
+        if self._guards and is_public(target.host or "") is False:
             raise UnsafeRedirect
 
     async def close(self) -> None:
         await self._resolver.close()
 
 
-def _is_public(host: str) -> bool | None:
+def is_public(host: str) -> bool | None:
     """Whether an address belongs to the internet; None for a name."""
     try:
         return ipaddress.ip_address(host.partition("%")[0]).is_global

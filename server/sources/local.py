@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from lorax_serve.ipc.types import AdapterRef, ErrorCode
-from lorax_serve.server.errors import ServeError, StartError
+from lorax_serve.ipc.types import AdapterRef
+from lorax_serve.server.errors import StartError, adapter_not_found
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_PREFIX = "adapter_model."
 MAX_ID_CHARS = 512
-MAX_SHOWN_CHARS = 128
 MAX_LISTED = 10_000
 
 # One folder name: not "." or "..", and nothing that separates, escapes or encodes a path.
@@ -54,7 +53,7 @@ class LocalAdapters:
             folder = self._folder(adapter_id)
             return AdapterRef(name=adapter_id, path=str(folder), revision=_revision(folder))
         except _NO_FOLDER:
-            raise _not_found(adapter_id) from None
+            raise adapter_not_found(adapter_id) from None
 
     def list(self) -> AdapterNames:
         """Names of the folders with an adapter_config.json, one or two levels below the adapter
@@ -128,13 +127,3 @@ def _state(path: Path) -> str:
         return "absent"
     kind = stat.S_IFMT(status.st_mode)
     return f"{kind} {status.st_size} {status.st_mtime_ns} {status.st_dev} {status.st_ino}"
-
-
-def _not_found(adapter_id: str) -> ServeError:
-    shown = adapter_id if len(adapter_id) <= MAX_SHOWN_CHARS else f"{adapter_id[:MAX_SHOWN_CHARS]}…"
-    return ServeError(
-        ErrorCode.MODEL_NOT_FOUND,
-        f"Model {shown!r} does not exist.",
-        param="model",
-        native_message=f"Adapter {shown!r} does not exist.",
-    )

@@ -26,7 +26,8 @@ async def service(wire_files: Path) -> AsyncIterator[Service]:
 
 async def accept(service: Service, prompt: str | tuple[int, ...], **fields: object) -> Accepted:
     asked = GenerationRequest(prompt=prompt, sampling=SamplingParams())
-    return await Admission(service).accept(replace(asked, **fields))  # type: ignore[arg-type]
+    async with Admission(service).accept(replace(asked, **fields)) as accepted:  # type: ignore[arg-type]
+        return accepted
 
 
 async def refusal(service: Service, prompt: str | tuple[int, ...], **fields: object) -> ErrorCode:

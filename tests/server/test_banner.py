@@ -27,6 +27,7 @@ def test_text() -> None:
         "  engine      cpu, float32, up to 8 requests at a time\n"
         "  context     512 tokens a request; the KV cache holds 1,600\n"
         "  adapters    3 in /adapters; about 16 of rank 16 fit in 1 MiB, ranks up to 64\n"
+        "  sources     this machine's folders; https://huggingface.co, any repository\n"
         "  limits      256 open requests, 8 MiB a body\n"
         "  OpenAI API  http://127.0.0.1:8080/v1, http://[::1]:8080/v1\n"
         "  LoRAX API   http://127.0.0.1:8080/generate, http://[::1]:8080/generate\n"
@@ -55,5 +56,7 @@ def test_fields() -> None:
         "num_kv_tokens": 1600,
         "num_fitting_adapters": 16,
         "num_adapters": 3,
+        "adapter_hub": "https://huggingface.co",
+        "adapter_allow": None,
         "urls": ["http://127.0.0.1:8080", "http://[::1]:8080"],
     }

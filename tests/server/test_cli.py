@@ -9,8 +9,9 @@ import pytest
 from lorax_serve.ipc.config import AttentionBackendName, Device, DType, EngineConfig
 from lorax_serve.server import cli, options
 from lorax_serve.server.cli import parse
-from lorax_serve.server.config import LogFormat, LogLevel, ServerConfig
+from lorax_serve.server.config import AdapterSource, LogFormat, LogLevel, ServerConfig
 from lorax_serve.server.options import OPTIONS, Option
+from lorax_serve.server.secret import Secret
 
 GOLDEN_HELP = Path(__file__).with_name("help.txt")
 
@@ -24,6 +25,15 @@ VALUES: dict[str, tuple[str, object]] = {
     "max_model_len": ("4096", 4096),
     "adapter_dir": ("/adapters", Path("/adapters")),
     "allow_absolute_adapters": ("true", True),
+    "adapter_source": ("hub", AdapterSource.HUB),
+    "adapter_allow": ("org/*,me/one", "org/*,me/one"),
+    "adapter_cache_dir": ("/kept", Path("/kept")),
+    "adapter_cache_bytes": ("1GiB", 2**30),
+    "max_adapter_bytes": ("1MB", 1_000_000),
+    "max_adapter_downloads": ("2", 2),
+    "hub_endpoint": ("http://hub.example:8000/mirror", "http://hub.example:8000/mirror"),
+    "hub_token": ("hf_secret", Secret("hf_secret")),
+    "bearer_is_adapter_token": ("true", True),
     "adapter_pool_bytes": ("1.5GiB", 3 * 2**29),
     "max_adapter_rank": ("64", 64),
     "max_loading": ("4", 4),
@@ -85,6 +95,23 @@ def test_a_flag_goes_before_its_variable_and_an_empty_variable_is_unset(option: 
 
 def test_our_variable_goes_before_that_of_lorax() -> None:
     assert parse([], {"LORAX_PORT": "1", "PORT": "2"}).server.port == 1
+
+
+def test_a_token_is_shown_nowhere() -> None:
+    settings = parse(["--hub-token", "hf_secret"], {"HF_TOKEN": "hf_other"})
+    assert settings.server.hub_token == Secret("hf_secret")
+    assert "hf_" not in repr(settings)
+    assert "hf_" not in str(settings.surroundings.engine_environment)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["hub.example", "ftp://hub.example", "https://user:key@hub", "https://hub?x=1", "http://"],
+)
+def test_the_hub_is_a_plain_address(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--hub-endpoint", url], {})
+    assert "--hub-endpoint" in capsys.readouterr().err
 
 
 def test_every_field_of_both_configurations_has_an_option() -> None:

@@ -34,7 +34,8 @@ async def accepted(bench: Wire, *stop: str, keep: bool = False, **fields: object
         keep_stop_string=keep,
         **fields,  # type: ignore[arg-type]
     )
-    return await Admission(bench.service).accept(asked)
+    async with Admission(bench.service).accept(asked) as made:
+        return made
 
 
 async def run(bench: Wire, *stop: str, keep: bool = False, **fields: object) -> Answer:

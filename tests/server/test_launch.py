@@ -269,7 +269,7 @@ def test_the_banner_says_what_is_served_and_where(model: str, tmp_path: Path) ->
         lines = [next(server.process.stderr)]
         while "LoRAX API" not in lines[-1]:
             lines.append(next(server.process.stderr))
-        banner = "".join(lines[-8:])
+        banner = "".join(lines[-9:])
         for fact in (
             "lorax-serve",
             model.removeprefix("--model-id="),

@@ -35,8 +35,15 @@ def say_nothing(line: str) -> None:
     pass
 
 
-def found(model_id: str | None, cache_dir: Path, revision: str | None = None) -> ModelSource:
-    config = ServerConfig(model_id=model_id, revision=revision, cache_dir=cache_dir)
+def found(
+    model_id: str | None, cache_dir: Path, revision: str | None = None, hub: FakeHub | None = None
+) -> ModelSource:
+    config = ServerConfig(
+        model_id=model_id,
+        revision=revision,
+        cache_dir=cache_dir,
+        hub_endpoint=None if hub is None else hub.url,
+    )
     return find_model(config, say_nothing)
 
 
@@ -44,11 +51,6 @@ def found(model_id: str | None, cache_dir: Path, revision: str | None = None) ->
 def hub() -> Iterator[FakeHub]:
     with fake_hub(FakeHub({**WANTED, **UNWANTED})) as hub:
         yield hub
-
-
-@pytest.fixture
-def hub_is_default(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_source, "HfApi", lambda: HfApi(endpoint=hub.url))
 
 
 def model_folder(folder: Path, *names: str) -> Path:
@@ -117,12 +119,11 @@ def test_a_revision_goes_with_a_hub_id_and_is_named_once(tmp_path: Path) -> None
             found(model_id, tmp_path, revision="v2")
 
 
-@pytest.mark.usefixtures("hub_is_default")
 @pytest.mark.parametrize("model_id", ["org/model", "org/model@v1", f"org/model@{COMMIT}"])
 def test_a_hub_model_is_fetched_at_one_commit_and_without_what_we_do_not_read(
     hub: FakeHub, tmp_path: Path, model_id: str
 ) -> None:
-    source = found(model_id, tmp_path)
+    source = found(model_id, tmp_path, hub=hub)
     assert (source.model_id, source.revision) == ("org/model", COMMIT)
     assert {path.name: path.read_bytes() for path in source.folder.iterdir()} == WANTED
     assert hub.fetched == set(WANTED)
@@ -171,11 +172,10 @@ def test_a_gated_model_is_a_sentence_that_says_what_to_do(tmp_path: Path) -> Non
         download_model("org/model", None, tmp_path, say_nothing, HfApi(endpoint=hub.url))
 
 
-@pytest.mark.usefixtures("hub_is_default")
 def test_a_hub_model_without_safetensors_is_refused(hub: FakeHub, tmp_path: Path) -> None:
     hub.files = {"config.json": b"{}", "pytorch_model.bin": b"a pickle"}
     with pytest.raises(StartError, match=r"no \*\.safetensors"):
-        found("org/model", tmp_path)
+        found("org/model", tmp_path, hub=hub)
 
 
 def test_without_a_model_the_demo_is_served_with_its_adapters(

@@ -16,7 +16,9 @@ from lorax_serve.grammar.compiled import CompiledGrammar, compiled_grammar
 from lorax_serve.grammar.errors import InvalidGrammar
 from lorax_serve.grammar.regex_index import RegexCompiler
 from lorax_serve.ipc.types import FinishReason
+from lorax_serve.server.adapter_resolver import AdapterResolver
 from lorax_serve.server.app import build_app
+from lorax_serve.server.remote_adapters import RemoteAdapters
 from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.text.chat_template import ChatTemplate
@@ -88,14 +90,20 @@ def write_files(folder: Path) -> Path:
     return folder
 
 
-def make_service(files: Path, engine: FakeEngine, limits: Limits | None = None) -> Service:
+def make_service(
+    files: Path,
+    engine: FakeEngine,
+    limits: Limits | None = None,
+    remote: RemoteAdapters | None = None,
+) -> Service:
     return Service(
         model_id=MODEL_ID,
         model_revision="abc123",
         engine=engine,
         tokenizer=Tokenizer.from_folder(files / "model"),
         chat_template=ChatTemplate.from_folder(files / "model"),
-        adapters=LocalAdapters(files / "adapters", allow_absolute=False),
+        adapters=(local := LocalAdapters(files / "adapters", allow_absolute=False)),
+        resolver=AdapterResolver(local, remote, default_source="local"),
         regex_compiler=cast(RegexCompiler, FakeRegexCompiler()),
         limits=limits or Limits(),
         version="0.1.0-test",

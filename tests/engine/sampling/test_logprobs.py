@@ -5,15 +5,21 @@ import math
 import pytest
 import torch
 
-from lorax_serve.engine.sampling.logprobs import LOWEST_LOGPROB, launch_logprobs
+from lorax_serve.engine.sampling.draws import Asked
+from lorax_serve.engine.sampling.logprobs import LOWEST_LOGPROB, LogprobTensors
+from lorax_serve.engine.sampling.torch_picker import TorchPicker
+from lorax_serve.engine.sampling.upload import Upload
 from lorax_serve.ipc.types import TokenLogprob
 
 
 def raw_logprobs(
     logits: torch.Tensor, token_ids: list[int], counts: list[int]
 ) -> list[TokenLogprob]:
-    tensors = launch_logprobs(logits, torch.tensor(token_ids), dict(enumerate(counts)))
-    return list(tensors.to_host().entries().values())
+    upload = Upload()
+    asked = Asked(dict(enumerate(counts)), logits.shape[-1], upload)
+    upload.send(logits.device)
+    logprobs = TorchPicker().logprobs(logits, logits.amax(-1), asked, torch.tensor(token_ids))
+    return list(LogprobTensors(asked.counts, *logprobs).to_host().entries().values())
 
 
 def test_equals_log_softmax_and_sorts_alternatives() -> None:

@@ -8,13 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from lorax_serve.engine.sampling.penalties import (
-    add_bias_,
-    adjust_logits_,
-    check_bias,
-    penalise_occurrence_,
-    penalise_repetition_,
-)
+from lorax_serve.engine.sampling.penalties import Penalties, check_bias
+from lorax_serve.engine.sampling.rows import SamplingRow
+from lorax_serve.engine.sampling.upload import Upload
 from lorax_serve.ipc.types import SamplingParams
 from sampling_cases import row
 
@@ -24,6 +20,13 @@ ids = st.lists(st.integers(0, VOCAB - 1), max_size=20)
 
 def random_logits(rows: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * 4
+
+
+def adjust_(logits: torch.Tensor, rows: list[SamplingRow]) -> None:
+    upload = Upload()
+    penalties = Penalties(rows, upload)
+    upload.send(logits.device)
+    penalties.apply_(logits)
 
 
 @given(ids, ids, st.floats(0.01, 100))
@@ -36,7 +39,7 @@ def test_repetition_equals_transformers_bit_for_bit(
     expected = RepetitionPenaltyLogitsProcessor(penalty)(
         torch.tensor([prompt + output], dtype=torch.int64), logits
     )
-    penalise_repetition_(logits, [row(SamplingParams(repetition_penalty=penalty), prompt, output)])
+    adjust_(logits, [row(SamplingParams(repetition_penalty=penalty), prompt, output)])
     assert torch.equal(logits, expected)
 
 
@@ -52,7 +55,7 @@ def test_occurrence_follows_the_formula_over_the_output_only(
         logit - counts[i] * frequency - (counts[i] > 0) * presence
         for i, logit in enumerate(logits[0].tolist())
     ]
-    penalise_occurrence_(logits, [row(params, prompt, output)])
+    adjust_(logits, [row(params, prompt, output)])
     torch.testing.assert_close(logits, torch.tensor([expected]))
 
 
@@ -61,7 +64,7 @@ def test_bias_adds_and_adds_up() -> None:
     expected = logits.clone()
     expected[0, 5] += 1.5
     expected[0, 7] += -100
-    add_bias_(logits, [row(SamplingParams(logit_bias=((5, 1.0), (7, -100.0), (5, 0.5))))])
+    adjust_(logits, [row(SamplingParams(logit_bias=((5, 1.0), (7, -100.0), (5, 0.5))))])
     assert torch.equal(logits, expected)
 
 
@@ -80,7 +83,7 @@ def test_each_row_gets_its_own_in_the_documented_order() -> None:
             [3],
         ),
     ]
-    adjust_logits_(logits, rows)
+    adjust_(logits, rows)
 
     def repeated(logit: torch.Tensor) -> torch.Tensor:
         return torch.where(logit < 0, logit * 2, logit / 2)
@@ -97,7 +100,7 @@ def test_each_row_gets_its_own_in_the_documented_order() -> None:
 def test_an_id_outside_the_vocabulary_never_reaches_the_next_row() -> None:
     params = SamplingParams(repetition_penalty=2.0)
     with pytest.raises(IndexError):
-        penalise_repetition_(random_logits(2), [row(params, [VOCAB]), row(params, [1])])
+        adjust_(random_logits(2), [row(params, [VOCAB]), row(params, [1])])
 
 
 @pytest.mark.parametrize("token_id", [VOCAB, 2**31 - 1, -1])

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorax_serve.engine.sampling.ranking import ID_BITS, mass_boundary_by_sorting, rank_keys
+from lorax_serve.engine.sampling.ranking import ID_BITS, mass_boundary, rank_keys
 
 costs = st.lists(
     st.one_of(
@@ -40,7 +40,7 @@ def test_boundary_is_the_first_prefix_that_reaches_the_mass(
             last = i
             break
     keys = rank_keys(torch.tensor([cost]))
-    found = mass_boundary_by_sorting(
+    found = mass_boundary(
         keys, torch.tensor([probs]), torch.tensor([[mass]], dtype=torch.float64), width
     )
     assert (found & ID_BITS).tolist() == [[last]]
@@ -52,8 +52,5 @@ def test_widening_one_row_leaves_the_others() -> None:
     logits[1] *= 12  # peaked: a few tokens are enough
     keys, probs = rank_keys((logits.amax(-1, keepdim=True) - logits).abs()), logits.softmax(-1)
     mass = torch.tensor([[0.9], [0.9], [0.01], [0.999999]], dtype=torch.float64)
-    narrow, whole = (
-        mass_boundary_by_sorting(keys, probs, mass, 2),
-        mass_boundary_by_sorting(keys, probs, mass, 3000),
-    )
+    narrow, whole = mass_boundary(keys, probs, mass, 2), mass_boundary(keys, probs, mass, 3000)
     assert torch.equal(narrow, whole)

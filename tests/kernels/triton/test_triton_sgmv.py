@@ -19,14 +19,15 @@ from lorax_serve.kernels.triton.lora_delta import (
     TritonLoraDelta,
     warm_up,
 )
-from lorax_serve.kernels.triton.sgmv import ExpandShape, ShrinkShape
+from lorax_serve.kernels.triton.sgmv_expand import ExpandShape
+from lorax_serve.kernels.triton.sgmv_shrink import ShrinkShape
 from random_lora import out_features, random_weights
 
 # Small enough for the interpreter, yet several splits, products and column blocks a site.
 SMALL_DECODE = SgmvShapes(
-    ShrinkShape(tile_rows=16, split=64, block_k=64, block_r=16),
-    ShrinkShape(tile_rows=16, split=64, block_k=64, block_r=16),
-    ExpandShape(block_n=64),
+    ShrinkShape(tile_rows=16, split=64, block_k=64, block_r=16, max_tile_programs=3),
+    ShrinkShape(tile_rows=16, split=64, block_k=64, block_r=16, max_tile_programs=2),
+    ExpandShape(block_n=64, max_tile_programs=2),
 )
 SMALL_PROMPT = SgmvShapes(
     ShrinkShape(tile_rows=32, split=128, block_k=32, block_r=32),

@@ -1,0 +1,72 @@
+"""Who may use which adapter now, and which bytes its name means: asked of the source, remembered
+for seconds.
+"""
+
+import asyncio
+
+import structlog
+
+from lorax_serve.server.single_flight import SingleFlight
+from lorax_serve.server.sources.source import (
+    NotFoundOrForbidden,
+    RemoteAdapter,
+    Source,
+    SourceUnavailable,
+)
+from lorax_serve.server.store.adapter_store import AdapterStore
+from lorax_serve.server.verdicts import FALSE_SECONDS, TRUE_SECONDS, Fingerprint, Verdicts
+
+log = structlog.get_logger(__name__)
+
+
+class Authority:
+    """Never lets one caller's answer count for another, unless the adapter is anybody's."""
+
+    def __init__(self, store: AdapterStore, verdicts: Verdicts, *, patience: float) -> None:
+        """`patience` is how many seconds a source may take to say what is known from before."""
+        self._patience = patience
+        self._store = store
+        self._verdicts = verdicts
+        self._asking: SingleFlight[tuple[str, str, Fingerprint], RemoteAdapter] = SingleFlight()
+
+    def fingerprint(self, token: str | None) -> Fingerprint:
+        return self._verdicts.fingerprint(token)
+
+    async def resolve(self, source: Source, adapter_id: str, token: str | None) -> RemoteAdapter:
+        """What the name means for this caller; for an adapter that is anybody's, what it meant
+        when its source last answered, should that be out of reach. Raises SourceError.
+        """
+        caller = self.fingerprint(token)
+        verdict = self._verdicts.get(source.name, adapter_id, caller)
+        if verdict is None:
+            key = (source.name, adapter_id, caller)
+            async with self._asking.join(key, lambda: self._ask(source, adapter_id, token)) as said:
+                return said
+        if verdict.adapter is None:
+            raise NotFoundOrForbidden("as it was moments ago")
+        return verdict.adapter
+
+    def revoke(self, source: Source, adapter_id: str, token: str | None) -> None:
+        """The source went back on its word: ask it again."""
+        self._verdicts.drop(source.name, adapter_id, self.fingerprint(token))
+
+    async def _ask(self, source: Source, adapter_id: str, token: str | None) -> RemoteAdapter:
+        caller = self.fingerprint(token)
+        known = self._store.last_meaning(source.name, adapter_id)
+        if known is not None and not known.public:
+            known = None
+        try:
+            async with asyncio.timeout(None if known is None else self._patience):
+                adapter = await source.resolve(adapter_id, token)
+        except NotFoundOrForbidden:
+            self._verdicts.put(source.name, adapter_id, caller, None, FALSE_SECONDS)
+            if token is None:  # so it is not public any more
+                self._store.forget(source.name, adapter_id)
+            raise
+        except (SourceUnavailable, TimeoutError) as error:
+            if known is None:
+                raise
+            log.warning("adapter_source_unreachable", source=source.name, reason=str(error))
+            adapter = known
+        self._verdicts.put(source.name, adapter_id, caller, adapter, TRUE_SECONDS)
+        return adapter

@@ -1,0 +1,203 @@
+"""Adapters of other places: the permission is proven, then the bytes are here, held by a lease."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.authority import Authority
+from lorax_serve.server.errors import ServeError, UnservedSource, adapter_not_found
+from lorax_serve.server.single_flight import SingleFlight
+from lorax_serve.server.sources.source import (
+    NotFoundOrForbidden,
+    RemoteAdapter,
+    RemoteFile,
+    Source,
+    SourceCorrupt,
+    SourceError,
+    SourceUnavailable,
+)
+from lorax_serve.server.store.adapter_store import AdapterStore
+from lorax_serve.server.store.content import CONFIG_FILE, is_adapter_file
+from lorax_serve.server.store.incoming import OnBytes
+from lorax_serve.server.store.lease import Lease
+from lorax_serve.server.values import show_size
+from lorax_serve.server.verdicts import Fingerprint, Verdicts
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_RETRY_AFTER: Final = 3600  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchLimits:
+    max_adapter_bytes: int = 2 * 2**30
+    max_downloads: int = 4  # at the same time, of all sources
+    deadline: float = 120.0  # seconds a request waits for its adapter's files
+    patience: float = 5.0  # and for news of a public adapter that is here already
+
+
+class RemoteAdapters:
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        store: AdapterStore,
+        limits: FetchLimits,
+        verdicts: Verdicts | None = None,
+    ) -> None:
+        self._sources = sources
+        self._store = store
+        self._limits = limits
+        self._authority = Authority(
+            store, Verdicts() if verdicts is None else verdicts, patience=limits.patience
+        )
+        self._waits: set[asyncio.Timeout] = set()
+        self._stopped = False
+        self._places = asyncio.Semaphore(limits.max_downloads)
+        self._arriving: SingleFlight[tuple[str, str, str], Lease] = SingleFlight(Lease.release)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._sources)
+
+    async def lease(self, source_name: str, adapter_id: str, token: str | None) -> Lease:
+        """The adapter's files, as this caller may have them; the caller ends the lease.
+
+        Raises:
+            UnservedSource: there is no such source here.
+            ServeError: INVALID_REQUEST for an id that can name nothing; MODEL_NOT_FOUND for one
+                that names nothing this caller may use; ADAPTER_TOO_LARGE, ADAPTER_INCOMPATIBLE,
+                ADAPTER_UNAVAILABLE, ADAPTER_INTEGRITY, INSUFFICIENT_STORAGE.
+        """
+        source = self._sources.get(source_name)
+        if source is None:
+            raise UnservedSource(self.names)
+        source.check_id(adapter_id)
+        try:
+            async with self._wait():
+                return await self._lease(source, adapter_id, token)
+        except NotFoundOrForbidden:
+            raise adapter_not_found(adapter_id) from None
+        except TimeoutError:
+            raise (_shutting_down() if self._stopped else _unavailable(None)) from None
+        except SourceUnavailable as error:
+            log.warning("adapter_source_failed", source=source_name, reason=str(error))
+            raise _unavailable(error.retry_after) from None
+        except SourceCorrupt as error:
+            log.warning("adapter_source_lied", source=source_name, reason=str(error))
+            raise ServeError(
+                ErrorCode.ADAPTER_INTEGRITY,
+                "The adapter's source sent other bytes than it announced.",
+            ) from None
+
+    def stop(self) -> None:
+        """Whoever waits for an adapter is told that the server is shutting down."""
+        self._stopped = True
+        for wait in self._waits:
+            wait.reschedule(0)
+
+    async def close(self) -> None:
+        for source in self._sources.values():
+            await source.close()
+        self._store.close()
+
+    @asynccontextmanager
+    async def _wait(self) -> AsyncIterator[None]:
+        """Raises TimeoutError after the deadline, or when there is nothing to wait for any more."""
+        async with asyncio.timeout(0 if self._stopped else self._limits.deadline) as wait:
+            self._waits.add(wait)
+            try:
+                yield
+            finally:
+                self._waits.remove(wait)
+
+    async def _lease(self, source: Source, adapter_id: str, token: str | None) -> Lease:
+        adapter = await self._authority.resolve(source, adapter_id, token)
+        _check_files(adapter.files, self._limits.max_adapter_bytes)
+        lease = await self._store.lease(adapter)
+        if lease is None:
+            try:
+                lease = await self._fetch(source, adapter_id, adapter, token)
+            except NotFoundOrForbidden:
+                self._authority.revoke(source, adapter_id, token)
+                raise
+        self._store.remember(adapter_id, adapter, lease)
+        return lease
+
+    async def _fetch(
+        self, source: Source, adapter_id: str, adapter: RemoteAdapter, token: str | None
+    ) -> Lease:
+        """Join the download if there is one. Should it fail, it may be for the sake of the
+        credential it was begun with: whoever has another one tries with that.
+        """
+        key = (adapter.source, adapter.repository, adapter.revision)
+        mine = self._authority.fingerprint(token)
+        while True:
+            try:
+                async with self._arriving.join(
+                    key, lambda: self._receive(source, adapter_id, adapter, token)
+                ) as lease:
+                    return lease.share()
+            except _FetchFailed as failure:
+                if failure.credential == mine:
+                    raise failure.error from None
+
+    async def _receive(
+        self, source: Source, adapter_id: str, adapter: RemoteAdapter, token: str | None
+    ) -> Lease:
+        async def fetch(file: RemoteFile, destination: Path, on_bytes: OnBytes) -> None:
+            await source.download(adapter, file, destination, token, on_bytes)
+
+        try:
+            async with self._places:
+                return await self._store.receive(adapter_id, adapter, fetch)
+        except SourceCorrupt:  # the bytes are the same for everybody
+            raise
+        except SourceError as error:
+            raise _FetchFailed(self._authority.fingerprint(token), error) from None
+
+
+class _FetchFailed(Exception):
+    """A download did not succeed with this credential."""
+
+    def __init__(self, credential: Fingerprint, error: SourceError) -> None:
+        super().__init__()
+        self.credential = credential
+        self.error = error
+
+
+def _check_files(files: tuple[RemoteFile, ...], max_bytes: int) -> None:
+    """Raises ServeError before the first byte is fetched."""
+    names = {file.name for file in files}
+    if len(names) != len(files) or not all(map(is_adapter_file, names)):
+        raise ServeError(ErrorCode.ADAPTER_CORRUPT, "The adapter's list of files makes no sense.")
+    if CONFIG_FILE not in names or len(names) == 1:
+        raise ServeError(
+            ErrorCode.ADAPTER_INCOMPATIBLE,
+            "The adapter must have adapter_config.json and adapter_model.safetensors; weights in "
+            "pickles (.bin, .pt) are never read, so convert them to safetensors.",
+        )
+    if sum(file.num_bytes for file in files) > max_bytes:
+        raise ServeError(
+            ErrorCode.ADAPTER_TOO_LARGE,
+            f"The adapter's files are larger than the {show_size(max_bytes)} served here.",
+        )
+
+
+def _unavailable(retry_after: float | None) -> ServeError:
+    seconds = None if retry_after is None else math.ceil(min(retry_after, _LONGEST_RETRY_AFTER))
+    return ServeError(
+        ErrorCode.ADAPTER_UNAVAILABLE,
+        "The adapter's source cannot deliver it now.",
+        retry_after=seconds,
+    )
+
+
+def _shutting_down() -> ServeError:
+    return ServeError(ErrorCode.SERVER_SHUTDOWN, "The server is shutting down.")

@@ -1,0 +1,116 @@
+"""The store on disk: where entries, unfinished downloads and rubbish lie.
+
+    sha256/ab/cdef…/    one adapter; the path is its content digest. Comes into being by a rename
+    partial/<key>/      a download under way, or one to be resumed
+    trash/              what is being deleted
+    names/              what names meant last; see `names.py`
+    lock                held by the one server that uses the store
+
+Only `publish` adds to sha256/, so that whatever is there is whole, wherever a process was killed.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from lorax_serve.server.store.content import folder_bytes, sync_file, sync_folder
+
+MAX_PARTIAL_AGE: Final = 24 * 3600.0  # seconds an unfinished download is kept over restarts
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class StoreBusy(Exception):
+    """Another server has the store."""
+
+
+class StoreFolders:
+    """Plain file operations; every one may raise OSError. Knows no quota and no leases."""
+
+    def __init__(self, root: Path) -> None:
+        """Takes the store at `root`, made if need be. Raises StoreBusy, and OSError."""
+        self.root = root
+        self.names = root / "names"
+        self._entries = root / "sha256"
+        self._partial = root / "partial"
+        self._trash = root / "trash"
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise StoreBusy from None
+        for folder in (self.names, self._entries, self._partial, self._trash):
+            folder.mkdir(exist_ok=True)
+        self._tidy()
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def entry(self, digest: str) -> Path:
+        return self._entries / digest[:2] / digest[2:]
+
+    def partial(self, key: str) -> Path:
+        return self._partial / key
+
+    def entries(self) -> Iterator[tuple[str, int, float]]:
+        """Digest, bytes and time of last use (of `time.time`) of every entry."""
+        for path in self._entries.glob("??/*"):
+            digest = path.parent.name + path.name
+            if _DIGEST.fullmatch(digest) and path.is_dir():
+                yield digest, folder_bytes(path), path.stat().st_mtime
+
+    def partials(self) -> Iterator[tuple[str, int]]:
+        """Key and bytes of every unfinished download, the oldest first."""
+        for path in sorted(self._partial.iterdir(), key=lambda path: path.stat().st_mtime):
+            yield path.name, folder_bytes(path)
+
+    def touch(self, digest: str) -> None:
+        """Note a use, for the order of eviction after a restart."""
+        with contextlib.suppress(OSError):  # it decides nothing but that order
+            os.utime(self.entry(digest))
+
+    def publish(self, key: str, digest: str) -> None:
+        """Make the finished download `key` the entry `digest`, for good when this returns."""
+        folder, entry = self.partial(key), self.entry(digest)
+        for name in os.listdir(folder):
+            sync_file(folder / name)
+        sync_folder(folder)
+        if entry.exists():
+            self.delete(folder)
+            return
+        entry.parent.mkdir(exist_ok=True)
+        os.rename(folder, entry)
+        for changed in (entry.parent, self._entries, self._partial):
+            sync_folder(changed)
+
+    def delete(self, folder: Path) -> None:
+        """Take a folder out of its place at once, then delete its files."""
+        if folder.exists():
+            os.rename(folder, Path(tempfile.mkdtemp(dir=self._trash)) / "folder")
+            self._empty_trash()
+
+    def _tidy(self) -> None:
+        self._empty_trash()
+        oldest = time.time() - MAX_PARTIAL_AGE
+        for path in list(self._partial.iterdir()):
+            if not path.is_dir() or path.stat().st_mtime < oldest:
+                self._discard(path)
+
+    def _empty_trash(self) -> None:
+        for path in list(self._trash.iterdir()):
+            self._discard(path)
+
+    def _discard(self, path: Path) -> None:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)  # another thread may be at the same rubbish
+        else:
+            path.unlink(missing_ok=True)

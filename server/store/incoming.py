@@ -1,0 +1,82 @@
+"""One adapter on its way into the store: files fetched one by one, each checked once complete."""
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from lorax_serve.server.sources.source import RemoteAdapter, RemoteFile, SourceCorrupt
+from lorax_serve.server.store.content import content_digest, file_digest, is_adapter_file
+from lorax_serve.server.threads import run_whole
+
+OnBytes = Callable[[int], None]
+# Writes one file to a path, from where an earlier attempt left off.
+Fetch = Callable[[RemoteFile, Path, OnBytes], Awaitable[None]]
+
+
+class Incoming:
+    """The files of `adapter` in `folder`, which may hold some of them from before."""
+
+    def __init__(self, adapter: RemoteAdapter, folder: Path) -> None:
+        """Raises ValueError for a file of another name than an adapter's files have."""
+        if not all(is_adapter_file(file.name) for file in adapter.files):
+            raise ValueError("an adapter has no such file")
+        self._files = adapter.files
+        self._folder = folder
+        self.num_bytes = sum(file.num_bytes for file in adapter.files)
+        self._fetched: dict[str, int] = {}  # bytes by file name
+
+    @property
+    def num_missing(self) -> int:
+        """Bytes that are still to be written."""
+        return max(self.num_bytes - sum(self._fetched.values()), 0)
+
+    async def fetch_all(self, fetch: Fetch) -> str:
+        """The content digest of what is then in the folder.
+
+        Raises SourceCorrupt, what `fetch` raises, and OSError.
+        """
+        self._folder.mkdir(exist_ok=True)
+        for name in set(os.listdir(self._folder)) - {file.name for file in self._files}:
+            (self._folder / name).unlink()
+        return content_digest([(file.name, await self._file(file, fetch)) for file in self._files])
+
+    async def _file(self, file: RemoteFile, fetch: Fetch) -> str:
+        path = self._folder / file.name
+        resumed = self._resumable(file, path)
+        digest = await self._fetched_digest(file, path, fetch)
+        if digest is None and resumed:
+            # What lay there from before may be what is wrong.
+            path.unlink()
+            digest = await self._fetched_digest(file, path, fetch)
+        if digest is None:
+            raise SourceCorrupt(f"{file.name} is not what was announced")
+        return digest
+
+    def _resumable(self, file: RemoteFile, path: Path) -> bool:
+        """Whether bytes of the file are here to go on from; others are removed."""
+        try:
+            num_held = path.stat().st_size
+        except FileNotFoundError:
+            return False
+        # Without a digest nobody would notice a beginning that a crash had spoilt.
+        if file.sha256 is None or not 0 < num_held <= file.num_bytes:
+            path.unlink()
+            return False
+        return True
+
+    async def _fetched_digest(self, file: RemoteFile, path: Path, fetch: Fetch) -> str | None:
+        """SHA-256 hex of the complete file; None when length or digest is wrong."""
+        num_held = path.stat().st_size if path.exists() else 0
+        self._fetched[file.name] = num_held
+        if num_held < file.num_bytes or not path.exists():
+            await fetch(file, path, lambda num_new: self._count(file, num_new))
+        if path.stat().st_size != file.num_bytes:
+            return None
+        digest = await run_whole(file_digest, path)
+        return digest if file.sha256 in (None, digest) else None
+
+    def _count(self, file: RemoteFile, num_new: int) -> None:
+        """Raises SourceCorrupt as soon as a file is longer than it may be."""
+        self._fetched[file.name] += num_new
+        if self._fetched[file.name] > file.num_bytes:
+            raise SourceCorrupt(f"{file.name} is longer than announced")

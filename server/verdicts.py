@@ -1,0 +1,91 @@
+"""What sources said lately about names, each answer for one credential alone.
+
+A credential is kept only as a keyed digest (HMAC-SHA-256, RFC 2104) under a secret of the process.
+"""
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NewType
+
+from lorax_serve.server.sources.source import RemoteAdapter
+
+Fingerprint = NewType("Fingerprint", bytes)
+
+MAX_VERDICTS: Final = 10_000
+TRUE_SECONDS: Final = 60.0  # how long a permission outlives its revocation
+FALSE_SECONDS: Final = 10.0  # and a refusal what would now be permitted
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`adapter` is None where there is no such adapter for that credential."""
+
+    adapter: RemoteAdapter | None
+    expires_at: float
+
+
+class Verdicts:
+    """The latest answers, at most MAX_VERDICTS; what was asked for longest ago is forgotten."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._secret = secrets.token_bytes(32)
+        self._verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._verdicts)
+
+    def fingerprint(self, token: str | None) -> Fingerprint:
+        """Equal for equal tokens; tells nothing about them. A missing token has one too."""
+        return Fingerprint(self._mac("" if token is None else f"token {token}"))
+
+    def get(self, source: str, adapter_id: str, caller: Fingerprint) -> Verdict | None:
+        """What holds now for this caller: an answer of the caller's own, or anybody's."""
+        for asker in (self.fingerprint(None), caller):
+            verdict = self._fresh(self._key(source, adapter_id, asker))
+            if verdict is not None and (asker == caller or _is_public(verdict)):
+                return verdict
+        return None
+
+    def put(
+        self,
+        source: str,
+        adapter_id: str,
+        caller: Fingerprint,
+        adapter: RemoteAdapter | None,
+        seconds: float,
+    ) -> None:
+        if adapter is not None and adapter.public:
+            caller = self.fingerprint(None)
+        key = self._key(source, adapter_id, caller)
+        self._verdicts[key] = Verdict(adapter, self._clock() + seconds)
+        self._verdicts.move_to_end(key)
+        if len(self._verdicts) > MAX_VERDICTS:
+            self._verdicts.popitem(last=False)
+
+    def drop(self, source: str, adapter_id: str, caller: Fingerprint) -> None:
+        """What holds for this caller holds no longer."""
+        for asker in (self.fingerprint(None), caller):
+            self._verdicts.pop(self._key(source, adapter_id, asker), None)
+
+    def _fresh(self, key: bytes) -> Verdict | None:
+        verdict = self._verdicts.get(key)
+        if verdict is None or verdict.expires_at > self._clock():
+            return verdict
+        del self._verdicts[key]
+        return None
+
+    def _key(self, source: str, adapter_id: str, caller: Fingerprint) -> bytes:
+        return self._mac(f"verdict {source} {caller.hex()} {adapter_id}")
+
+    def _mac(self, text: str) -> bytes:
+        return hmac.digest(self._secret, text.encode(errors="surrogatepass"), hashlib.sha256)
+
+
+def _is_public(verdict: Verdict) -> bool:
+    return verdict.adapter is not None and verdict.adapter.public

@@ -1,0 +1,219 @@
+"""Adapters of the hub over HTTP: which credential goes where, what clients and logs are told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+from fake_engine import FakeEngine, Tokens
+from hub_stand_in import WEIGHTS, Fault, HubStandIn, adapter_repository, serving_hub
+from lorax_serve.ipc.types import FinishReason
+from lorax_serve.server.app import build_app
+from lorax_serve.server.remote_adapters import FetchLimits, RemoteAdapters
+from lorax_serve.server.sources.hub import HubSource
+from lorax_serve.server.sources.retries import Retries
+from lorax_serve.server.store.adapter_store import AdapterStore
+from lorax_serve.server.store.room import Quota
+from wire import make_service
+
+TOKEN = "hf_of_the_caller"
+SERVER_KEY = "sk-key-of-this-server"
+BODIES = {
+    "/generate": lambda name, **more: {
+        "inputs": "x",
+        "parameters": {"adapter_id": name, "adapter_source": "hub", **more},
+    },
+    "/v1/completions": lambda name, **more: {
+        "model": name,
+        "prompt": "x",
+        "adapter_source": "hub",
+        **more,
+    },
+}
+
+
+@dataclass
+class Served:
+    hub: HubStandIn
+    engine: FakeEngine
+    client: TestClient[web.Request, web.Application]
+    store: AdapterStore
+    logs: list[EventDict]
+
+    async def post(
+        self, path: str, name: str, *, key: str | None = None, **more: object
+    ) -> aiohttp.ClientResponse:
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        return await self.client.post(path, json=BODIES[path](name, **more), headers=headers)
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Served]]
+
+
+@pytest.fixture
+def serve(wire_files: Path, tmp_path: Path) -> Serve:
+    @asynccontextmanager
+    async def serving(**changes: object) -> AsyncIterator[Served]:
+        hub = HubStandIn()
+        hub.repositories["org/open"] = adapter_repository()
+        hub.repositories["org/closed"] = adapter_repository(WEIGHTS[::-1], tokens={TOKEN})
+        store = AdapterStore(tmp_path / "store", Quota(max_bytes=2**30, free_share=0, free_bytes=0))
+        engine = FakeEngine(script=[Tokens([5], FinishReason.LENGTH)])
+        async with serving_hub(hub):
+            source = HubSource(hub.url, retries=Retries(first_bound=0.001))
+            remote = RemoteAdapters({"hub": source}, store, FetchLimits())
+            service = replace(make_service(wire_files, engine, remote=remote), **changes)  # type: ignore[arg-type]
+            with capture_logs() as logs:
+                async with TestClient(TestServer(build_app(service))) as client:
+                    yield Served(hub, engine, client, store, logs)
+            service.tokenizer.close()
+
+    return serving
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_the_engine_gets_a_folder_and_its_digest(serve: Serve, path: str) -> None:
+    async with serve() as served:
+        reply = await served.post(path, "org/open@main")
+        assert reply.status == 200, await reply.text()
+        assert reply.headers["x-adapter-id"] == "org/open@main"
+        assert reply.headers["x-adapter-source"] == "hub"
+        adapter = served.engine.requests[0].adapter
+        assert adapter is not None
+        assert adapter.name == "org/open@main"
+        assert (Path(adapter.path) / "adapter_model.safetensors").read_bytes() == WEIGHTS
+        assert adapter.path.replace("/", "").endswith(adapter.revision)
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_the_bodys_token_is_the_adapters(serve: Serve, path: str) -> None:
+    async with serve() as served:
+        assert (await served.post(path, "org/closed", api_token=TOKEN)).status == 200
+        closed = await served.post(path, "org/closed")
+        absent = await served.post(path, "org/absent")
+        assert closed.status == absent.status == (404 if path.startswith("/v1/") else 424)
+        assert (await closed.text()).replace("closed", "absent") == await absent.text()
+        assert TOKEN not in str(served.logs) + await closed.text() + repr(served.engine.requests)
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_server_key_not_forwarded(serve: Serve, path: str) -> None:
+    async with serve() as served:
+        assert (await served.post(path, "org/open", key=SERVER_KEY)).status == 200
+        await served.post(path, "org/closed", key=TOKEN)
+        await served.post(path, "org/closed", key=SERVER_KEY, api_token=TOKEN)
+        assert {s.authorization for s in served.hub.seen} == {None, f"Bearer {TOKEN}"}
+        assert SERVER_KEY not in str(served.logs)
+
+
+async def test_the_header_is_the_adapters_where_the_operator_says_so(serve: Serve) -> None:
+    async with serve(bearer_is_adapter_token=True) as served:
+        assert (await served.post("/generate", "org/closed", key=TOKEN)).status == 200
+        served.hub.seen.clear()
+        refused = await served.post("/generate", "org/closed", key=TOKEN, api_token="hf_wrong")
+        assert refused.status == 424
+        assert {s.authorization for s in served.hub.seen} == {"Bearer hf_wrong"}
+
+
+@pytest.mark.parametrize("token", ["a b", "a\nHost: x", "ü", "x" * 5000, "\x00"])
+@pytest.mark.parametrize("path", BODIES)
+async def test_what_no_token_is(serve: Serve, path: str, token: str) -> None:
+    async with serve() as served:
+        reply = await served.post(path, "org/open", api_token=token)
+        assert reply.status in (400, 422)
+        assert "api_token" in (text := await reply.text())
+        assert token not in text
+        assert served.hub.seen == []
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_request_gives_back_what_it_held(serve: Serve, path: str) -> None:
+    async with serve() as served:
+        for stream in (False, True):
+            await (await served.post(path, "org/open", stream=stream)).read()
+        (entry,) = served.store._entries.values()
+        assert entry.num_leases == 0
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_running_request_holds_its_files(serve: Serve, path: str) -> None:
+    async with serve() as served:
+        served.engine.script = []  # it is busy, and never done
+        asked = asyncio.create_task(served.post(path, "org/open"))
+        async with asyncio.timeout(10):
+            while not served.engine.requests:
+                await asyncio.sleep(0.01)
+            (entry,) = served.store._entries.values()
+            assert entry.num_leases == 1
+            asked.cancel()
+            await served.engine.changed.wait()
+            while entry.num_leases:
+                await asyncio.sleep(0.01)
+
+
+async def test_who_leaves_while_it_is_fetched_stops_the_download(serve: Serve) -> None:
+    async with serve() as served:
+        served.hub.held.add("org/open")
+        asked = asyncio.create_task(served.post("/generate", "org/open"))
+        async with asyncio.timeout(10):
+            while not served.hub.num_weight_requests:
+                await asyncio.sleep(0.01)
+            assert served.store.num_bytes > len(WEIGHTS)
+            asked.cancel()
+            while served.store.num_bytes > len(WEIGHTS):  # what it was promised is not needed
+                await asyncio.sleep(0.01)
+        assert served.engine.requests == []
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_who_waits_for_an_adapter_hears_of_the_servers_end(serve: Serve, path: str) -> None:
+    async with serve() as served:
+        served.hub.held.add("org/open")
+        asked = asyncio.create_task(served.post(path, "org/open"))
+        async with asyncio.timeout(10):
+            while not served.hub.num_weight_requests:
+                await asyncio.sleep(0.01)
+            await served.client.app.shutdown()
+            for reply in (await asked, await served.post(path, "org/other")):
+                assert reply.status == 503
+                assert "shutting down" in await reply.text()
+
+
+async def test_fault_20_the_source_is_down(serve: Serve) -> None:
+    async with serve() as served:
+        served.hub.faults = [Fault(429, on_info=True, retry_after="77") for _ in range(2)]
+        for path in BODIES:
+            reply = await served.post(path, "org/open")
+            assert reply.status == 503
+            assert reply.headers["Retry-After"] == "77"
+            assert "127.0.0.1" not in await reply.text()
+
+
+@pytest.mark.parametrize(
+    "name", ["org/x\nERROR forged", "org/\x1b[31mred", "org/%s%n", "http://h/x"]
+)
+async def test_log_injection(serve: Serve, name: str) -> None:
+    async with serve() as served:
+        reply = await served.post("/v1/completions", name)
+        assert reply.status == 400
+        assert served.hub.seen == []
+        assert name not in str(served.logs)
+
+
+async def test_without_a_word_the_servers_own_source_counts(serve: Serve) -> None:
+    async with serve() as served:
+        local = {"inputs": "x", "parameters": {"adapter_id": "alice"}}
+        assert (await served.client.post("/generate", json=local)).status == 200
+        assert served.hub.seen == []
+        elsewhere = {"adapter_id": "org/open", "adapter_source": "ftp"}
+        reply = await served.client.post("/generate", json={"inputs": "x", "parameters": elsewhere})
+        assert reply.status == 424
+        assert "`local` and `hub`" in await reply.text()

@@ -1,0 +1,87 @@
+"""What the operator's options make of sources and store."""
+
+from pathlib import Path
+
+import pytest
+
+from hub_stand_in import HubStandIn, adapter_repository, serving_hub
+from lorax_serve.server.adapter_resolver import AdapterResolver
+from lorax_serve.server.adapter_setup import build_resolver, open_store
+from lorax_serve.server.config import AdapterSource, ServerConfig
+from lorax_serve.server.errors import ServeError, StartError
+from lorax_serve.server.secret import Secret
+from lorax_serve.server.sources.local import LocalAdapters
+
+TOKEN = "hf_of_the_operator"
+
+
+def resolver(folder: Path, *, has_folder: bool = True, **options: object) -> AdapterResolver:
+    config = ServerConfig(cache_dir=folder, **options)  # type: ignore[arg-type]
+    return build_resolver(
+        config, LocalAdapters(folder, allow_absolute=False), has_folder=has_folder
+    )
+
+
+@pytest.mark.parametrize(
+    ("has_folder", "option", "source"),
+    [
+        (True, None, "local"),
+        (False, None, "hub"),
+        (True, AdapterSource.HUB, "hub"),
+        (False, AdapterSource.LOCAL, "local"),
+    ],
+)
+async def test_where_a_bare_name_is_looked_up(
+    tmp_path: Path, has_folder: bool, option: AdapterSource | None, source: str
+) -> None:
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    hub = HubStandIn({"org/name": adapter_repository()})
+    async with serving_hub(hub):
+        made = resolver(
+            tmp_path, has_folder=has_folder, adapter_source=option, hub_endpoint=hub.url
+        )
+        with await made.resolve("org/name", None, None) as adapter:
+            assert adapter.source == source
+        assert made.sources == ("local", "hub")
+        await made.close()
+
+
+async def test_the_operators_token_and_globs_reach_the_hub(tmp_path: Path) -> None:
+    hub = HubStandIn({"org/closed": adapter_repository(tokens={TOKEN})})
+    async with serving_hub(hub):
+        options: dict[str, object] = {"hub_endpoint": hub.url, "hub_token": Secret(TOKEN)}
+        named = resolver(tmp_path, adapter_allow="other/x, org/*", **options)
+        (await named.resolve("org/closed", "HUB", None)).release()
+        await named.close()
+        unnamed = resolver(tmp_path, **options)
+        with pytest.raises(ServeError):
+            await unnamed.resolve("org/closed", "hub", None)
+        await unnamed.close()
+
+
+async def test_limits_are_the_operators(tmp_path: Path) -> None:
+    hub = HubStandIn({"org/name": adapter_repository(bytes(5000))})
+    async with serving_hub(hub):
+        made = resolver(tmp_path, hub_endpoint=hub.url, max_adapter_bytes=4096)
+        with pytest.raises(ServeError, match="larger than the 4 KiB"):
+            await made.resolve("org/name", "hub", None)
+        await made.close()
+
+
+def test_servers_that_share_a_cache_have_stores_of_their_own(tmp_path: Path) -> None:
+    config = ServerConfig(cache_dir=tmp_path)
+    stores = [open_store(config), open_store(config)]
+    assert sorted(p.name for p in (tmp_path / "adapters").iterdir()) == ["0", "1"]
+    for store in stores:
+        store.close()
+
+
+def test_a_store_that_was_named_is_that_one_or_none(tmp_path: Path) -> None:
+    config = ServerConfig(adapter_cache_dir=tmp_path / "kept")
+    store = open_store(config)
+    with pytest.raises(StartError, match="--adapter-cache-dir"):
+        open_store(config)
+    store.close()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StartError, match="cannot be kept"):
+        open_store(ServerConfig(adapter_cache_dir=tmp_path / "file"))
