@@ -55,7 +55,7 @@ def s3_errors() -> Iterator[None]:
 def _refusal(error: ClientError) -> SourceError:
     about = error.response.get("ResponseMetadata", {})
     status = about.get("HTTPStatusCode", 0)
-    code = str(error.response.get("Error", {}).get("Code"))
+    code = str(error.response.get("Error", {}).get("Code") or "")
     reason = f"status {status}, {code if _CODE.fullmatch(code) else 'no code'}"
     if status == HTTPStatus.PRECONDITION_FAILED:
         return SourceCorrupt("the object was replaced")
