@@ -124,7 +124,7 @@ class RemoteAdapters:
         if lease is None:
             try:
                 lease = await self._fetch(source, adapter_id, adapter, token)
-            except NotFoundOrForbidden:
+            except (NotFoundOrForbidden, SourceCorrupt):  # the name may mean other bytes by now
                 self._authority.revoke(source, adapter_id, token)
                 raise
         self._store.remember(adapter_id, adapter, lease)

@@ -1,0 +1,149 @@
+"""Buckets and Predibase's gateway behind the store and the permissions: who gets which bytes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from fake_gateway import FakeGateway, fake_gateway
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.errors import ServeError
+from lorax_serve.server.remote_adapters import FetchLimits, RemoteAdapters
+from lorax_serve.server.sources.predibase import PredibaseSettings, PredibaseSource
+from lorax_serve.server.sources.s3 import S3Source
+from lorax_serve.server.sources.s3_location import Location
+from lorax_serve.server.store.adapter_store import AdapterStore
+from lorax_serve.server.store.lease import Lease
+from lorax_serve.server.store.room import Quota
+from moto_bucket import BUCKET, settings_for
+from unruly_bucket import QUICK, Fault, UnrulyBucket, silence, status, unruly_bucket
+
+OPEN_ID = f"s3://{BUCKET}/open/sql"
+CLOSED_ID = "sql/2"
+OPEN_WEIGHTS = "open/sql/adapter_model.safetensors"
+WEIGHTS = bytes(range(256)) * 1000
+ALICE, BOB = "alice", "bob"
+
+
+@pytest_asyncio.fixture
+async def gateway() -> AsyncIterator[FakeGateway]:
+    fake = FakeGateway(
+        owners={"sql": {ALICE}, "other": {BOB}},
+        versions={CLOSED_ID: {"status": "completed", "adapterPath": "uuid/run"}},
+    )
+    async with fake_gateway(fake) as served:
+        yield served
+
+
+@pytest.fixture
+def bucket() -> UnrulyBucket:
+    return UnrulyBucket(
+        {
+            f"{folder}/{name}": content
+            for folder in ("open/sql", "closed/uuid/run")
+            for name, content in (
+                ("adapter_config.json", b"{}"),
+                ("adapter_model.safetensors", WEIGHTS + folder.encode()),
+            )
+        }
+    )
+
+
+def make_adapters(bucket: UnrulyBucket, gateway: FakeGateway, folder: Path) -> RemoteAdapters:
+    s3 = settings_for(bucket.url, f"{BUCKET}/open", stall_seconds=0.5)
+    closed = Location(BUCKET, "closed")
+    predibase = PredibaseSettings(
+        s3=replace(s3, allowed=(closed,), default=closed), gateway_url=gateway.url
+    )
+    sources = {"s3": S3Source(s3, QUICK), "pbase": PredibaseSource(predibase, QUICK)}
+    store = AdapterStore(folder, Quota(max_bytes=2**30, free_share=0, free_bytes=0))
+    return RemoteAdapters(sources, store, FetchLimits())
+
+
+@pytest_asyncio.fixture
+async def adapters(
+    bucket: UnrulyBucket, gateway: FakeGateway, tmp_path: Path
+) -> AsyncIterator[RemoteAdapters]:
+    with unruly_bucket(bucket):
+        made = make_adapters(bucket, gateway, tmp_path / "store")
+        yield made
+        await made.close()
+
+
+def weights_of(lease: Lease) -> bytes:
+    return (lease.path / "adapter_model.safetensors").read_bytes()
+
+
+async def refusal(
+    adapters: RemoteAdapters, source: str, adapter_id: str, token: str | None = None
+) -> ServeError:
+    with pytest.raises(ServeError) as refused:
+        await adapters.lease(source, adapter_id, token)
+    return refused.value
+
+
+async def test_fault_24_many_requests_are_one_download(
+    adapters: RemoteAdapters, bucket: UnrulyBucket
+) -> None:
+    leases = await asyncio.gather(*(adapters.lease("s3", OPEN_ID, None) for _ in range(100)))
+    assert {weights_of(lease) for lease in leases} == {WEIGHTS + b"open/sql"}
+    assert (bucket.count("list"), bucket.count("get")) == (1, 2)
+
+
+async def test_what_alice_may_have_is_nothing_to_others(adapters: RemoteAdapters) -> None:
+    """While it is here; and neither its folder nor its revision opens it by way of s3."""
+    lease = await adapters.lease("pbase", CLOSED_ID, ALICE)
+    assert weights_of(lease) == WEIGHTS + b"closed/uuid/run"
+    texts = {
+        (await refusal(adapters, "pbase", CLOSED_ID, BOB)).message,
+        (await refusal(adapters, "pbase", CLOSED_ID, None)).message,
+    }
+    assert texts == {f"Model '{CLOSED_ID}' does not exist."}
+    for adapter_id in (f"{BUCKET}/closed/uuid/run", f"s3://{BUCKET}/closed/uuid/run"):
+        error = await refusal(adapters, "s3", adapter_id, ALICE)
+        assert (error.code, error.message) == (
+            ErrorCode.MODEL_NOT_FOUND,
+            f"Model '{adapter_id}' does not exist.",
+        )
+
+
+async def test_an_untrained_adapter_is_refused_with_a_message(
+    adapters: RemoteAdapters, gateway: FakeGateway
+) -> None:
+    gateway.versions[CLOSED_ID]["status"] = "queued"
+    error = await refusal(adapters, "pbase", CLOSED_ID, ALICE)
+    assert "its status is queued" in error.message
+    gateway.versions[CLOSED_ID]["status"] = "training"
+    assert await adapters.lease("pbase", CLOSED_ID, ALICE)  # at once
+
+
+async def test_fault_18_after_a_replacement_the_next_request_gets_the_new_bytes(
+    adapters: RemoteAdapters, bucket: UnrulyBucket
+) -> None:
+    bucket.faults["get"] = [status(503)] * 3  # resolved, but not fetched
+    error = await refusal(adapters, "s3", OPEN_ID)
+    assert error.code is ErrorCode.ADAPTER_UNAVAILABLE
+    bucket.objects[OPEN_WEIGHTS] = b"new"
+    assert (await refusal(adapters, "s3", OPEN_ID)).code is ErrorCode.ADAPTER_INTEGRITY
+    assert weights_of(await adapters.lease("s3", OPEN_ID, None)) == b"new"
+
+
+@pytest.mark.parametrize("fault", [silence, status(500)])
+async def test_fault_22_after_a_restart_without_the_bucket(
+    bucket: UnrulyBucket, gateway: FakeGateway, tmp_path: Path, fault: Fault
+) -> None:
+    """Open adapters that are here are served, Alice's are not: nobody can prove a thing."""
+    with unruly_bucket(bucket):
+        before = make_adapters(bucket, gateway, tmp_path / "store")
+        await before.lease("s3", OPEN_ID, None)
+        await before.lease("pbase", CLOSED_ID, ALICE)
+        await before.close()
+        bucket.faults["list"] = [fault] * 6
+        after = make_adapters(bucket, gateway, tmp_path / "store")
+        assert weights_of(await after.lease("s3", OPEN_ID, None)) == WEIGHTS + b"open/sql"
+        error = await refusal(after, "pbase", CLOSED_ID, ALICE)
+        assert error.code is ErrorCode.ADAPTER_UNAVAILABLE
+        await after.close()
