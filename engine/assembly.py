@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 
-from lorax_serve.engine.adapters.device_pool import AdapterPool
 from lorax_serve.engine.adapters.exchange import AdapterExchange
 from lorax_serve.engine.block_allocator import BlockAllocator
 from lorax_serve.engine.core import StepRunner
-from lorax_serve.engine.device_defaults import StepLimits, step_limits
+from lorax_serve.engine.device_defaults import StepLimits, max_loading, step_limits
 from lorax_serve.engine.errors import ModelRefused
 from lorax_serve.engine.execution import Execution, build_execution
 from lorax_serve.engine.intake import GuideSource, Intake
@@ -75,12 +74,12 @@ def assemble_model(
     device = model.embedding.device
     limits = step_limits(config, device)
     execution = build_execution(config, model, limits, device, report)
-    pool = AdapterPool(model.sites, execution.slabs)
     exchange = AdapterExchange(
-        pool,
+        execution.slabs,
+        execution.host_adapters,
         model.sites,
         max_rank=config.max_adapter_rank,
-        max_loading=config.max_loading,
+        max_loading=max_loading(config, device),
         on_loaded=on_loaded,
         # PEFT saves a copy of these beside a LoRA on the head; an equal copy changes nothing.
         base_weight={

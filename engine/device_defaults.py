@@ -11,6 +11,9 @@ _MIB = 2**20
 CPU_KV_CACHE_BYTES = 384 * _MIB
 CPU_ADAPTER_POOL_BYTES = 256 * _MIB
 GPU_ADAPTER_POOL_SHARE = 0.15  # of the device's memory
+HOST_ADAPTER_SHARE = 0.25  # of the host's available memory
+CPU_HOST_ADAPTER_BYTES = 512 * _MIB  # at most
+GPU_HOST_ADAPTER_BYTES = 32 * 1024 * _MIB  # at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +37,21 @@ def step_limits(config: EngineConfig, device: torch.device) -> StepLimits:
             f"{limits.max_num_sequences}: every running request needs one token a step."
         )
     return limits
+
+
+def max_loading(config: EngineConfig, device: torch.device) -> int:
+    """Threads that read adapters. Beside a GPU most cores are idle; a CPU's are the model's."""
+    return config.max_loading or (2 if device.type == "cpu" else 8)
+
+
+def host_adapter_bytes(config: EngineConfig, device: torch.device, available: int) -> int:
+    """Bytes of the host tier, of the `available` ones. Raises ModelRefused when there are fewer."""
+    if config.host_adapter_bytes is None:
+        most = CPU_HOST_ADAPTER_BYTES if device.type == "cpu" else GPU_HOST_ADAPTER_BYTES
+        return min(most, int(available * HOST_ADAPTER_SHARE))
+    if config.host_adapter_bytes > available:
+        raise ModelRefused(
+            f"--host-adapter-memory of {config.host_adapter_bytes / _MIB:.0f} MiB does not fit: "
+            f"{available / _MIB:.0f} MiB of the host's memory are available."
+        )
+    return config.host_adapter_bytes

@@ -11,8 +11,10 @@ from lorax_serve.engine.device_defaults import (
     CPU_ADAPTER_POOL_BYTES,
     CPU_KV_CACHE_BYTES,
     StepLimits,
+    host_adapter_bytes,
 )
 from lorax_serve.engine.errors import ModelRefused
+from lorax_serve.engine.host_memory import available_bytes
 from lorax_serve.engine.kv_cache import KVCache, bytes_per_block
 from lorax_serve.engine.memory_plan import MemoryPlan, plan_memory
 from lorax_serve.engine.models.decoder import Decoder
@@ -28,6 +30,7 @@ class Execution:
     plan: MemoryPlan
     kv_cache: KVCache
     slabs: SlabMemory
+    host_adapters: torch.Tensor  # [num_elements], of the slabs' dtype: all of the host tier
     runner: StepRunner
 
 
@@ -68,4 +71,8 @@ def _build_cpu_execution(config: EngineConfig, model: Decoder, device: torch.dev
         dtype=dtype,
         device=device,
     )
-    return Execution(plan, kv_cache, slabs, Runner(model, kv_cache, slabs, TorchAttention()))
+    # A page that no adapter has been written to takes no memory.
+    num_host_bytes = host_adapter_bytes(config, device, available_bytes())
+    host_adapters = torch.empty(num_host_bytes // dtype.itemsize, dtype=dtype)
+    runner = Runner(model, kv_cache, slabs, TorchAttention())
+    return Execution(plan, kv_cache, slabs, host_adapters, runner)

@@ -46,6 +46,7 @@ class Intake:
             adapter=request.adapter,
             guide=None if request.grammar is None else self._guide(request.grammar),
             cache_salt=request.cache_salt,
+            tenant=request.tenant,
         )
 
     def _check_tokens(self, request: Generate) -> None:

@@ -3,9 +3,10 @@
 There is no prefill phase and no decode phase: a sequence has tokens whose keys are computed and
 tokens whose keys are not, and a step computes some of the latter under one token budget. Running
 sequences come first, those with a single token to compute (decodes) before longer ones (prompt
-chunks), then waiting ones are admitted in order of arrival. A waiting sequence whose adapter is not
-on the device steps aside and others pass it. When KV blocks run out, the youngest running sequence
-is preempted: it gives everything back and is computed again later, mostly from the prefix cache.
+chunks), then waiting ones are admitted: preempted ones first, then in the order of the fair queue.
+A waiting sequence whose adapter is not on the device steps aside and others pass it; the exchange
+sees to it that it is not passed for ever. When KV blocks run out, the youngest running sequence is
+preempted: it gives everything back and is computed again later, mostly from the prefix cache.
 
 A step may be planned while the one before it still runs. A sequence that samples there has a
 pending token, which counts like any other but for its id. Its blocks may be given back as soon as
@@ -18,10 +19,14 @@ from typing import Protocol
 
 from lorax_serve.engine.adapters.device_pool import AdapterSlot
 from lorax_serve.engine.errors import RequestError
+from lorax_serve.engine.fair_queue import OUTPUT_WEIGHT, PROMPT_WEIGHT, FairQueue
 from lorax_serve.engine.sequence import Sequence, SequenceId, SequenceStatus
 from lorax_serve.engine.sequence_blocks import SequenceBlocks
 from lorax_serve.engine.step import ScheduledSequence, Step
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode
+
+# Adapters that are brought to the device before their sequences can run.
+_NUM_STAGED = 16
 
 
 class AdapterSource(Protocol):
@@ -31,7 +36,7 @@ class AdapterSource(Protocol):
     def acquire(self, ref: AnyAdapterRef) -> AdapterSlot | None: ...
     def release(self, slot: AdapterSlot) -> None: ...
     def cancel(self, ref: AnyAdapterRef) -> None: ...
-    def waits_for_room(self, ref: AnyAdapterRef) -> bool: ...
+    def stage(self, refs: list[AnyAdapterRef]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Scheduler:
         self._max_num_sequences = max_num_sequences
         self._max_batch_tokens = max_batch_tokens
         self._sequences: dict[SequenceId, Sequence] = {}
-        self._waiting: list[Sequence] = []  # by arrival
+        self._waiting = FairQueue()
         self._running: list[Sequence] = []  # by arrival
 
     @property
@@ -81,7 +86,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         assert sequence.id not in self._sequences, f"{sequence.id} is already here"
         self._sequences[sequence.id] = sequence
-        self._waiting.append(sequence)
+        self._waiting.push(sequence)
         if sequence.adapter is not None:
             self._adapters.prefetch(sequence.adapter)
 
@@ -137,6 +142,7 @@ class Scheduler:
             item.sequence.num_pending -= item.samples
             if item.sequence.status is SequenceStatus.RUNNING:
                 self._blocks.register_computed(item.sequence)
+                self._waiting.charge(item.sequence, OUTPUT_WEIGHT * item.samples)
 
     def check_integrity(self) -> None:
         """Assert that the ledgers add up; with no sequence, that every block is free."""
@@ -172,7 +178,7 @@ class Scheduler:
         self._running.remove(sequence)
         self._give_back(sequence)
         sequence.status = SequenceStatus.WAITING
-        _insert_by_arrival(self._waiting, sequence)
+        self._waiting.put_back(sequence)
 
     def _give_back(self, sequence: Sequence) -> None:
         self._blocks.free(sequence)
@@ -183,39 +189,41 @@ class Scheduler:
     # -- waiting sequences
 
     def _admit(self, chunks: dict[Sequence, int], budget: int) -> list[Rejection]:
-        """Move waiting sequences into `chunks` while budget, places and blocks last."""
+        """Move waiting sequences into `chunks` while budget, places and blocks last.
+
+        The adapters of the first ones that have to wait are brought nearer meanwhile.
+        """
         rejections: list[Rejection] = []
-        starved: AnyAdapterRef | None = None  # the oldest adapter for which no room can be made yet
-        for sequence in tuple(self._waiting):
-            if budget == 0 or len(self._running) >= self._max_num_sequences:
+        upcoming: dict[AnyAdapterRef, None] = {}
+        has_room = True
+        for sequence in self._waiting.candidates():
+            has_room = has_room and budget > 0 and len(self._running) < self._max_num_sequences
+            if not has_room and len(upcoming) >= _NUM_STAGED:
                 break
-            # A schedule that preempts admits nobody, and the step in flight is applied before the
-            # next one: its tokens are known by then.
-            assert sequence.num_pending == 0, "a waiting sequence has a token in flight"
             ref = sequence.adapter
-            # Admitting younger adapters would pin the room the oldest one waits for.
-            if starved is not None and ref is not None and ref != starved:
-                continue
             try:
-                admissible = self._pin_adapter(sequence)
+                admissible = has_room and ref not in upcoming and self._pin_adapter(sequence)
             except RequestError as error:
                 rejections.append(Rejection(sequence, error))
+                self.remove(sequence.id)
                 continue
-            if not admissible:
-                if starved is None and ref is not None and self._adapters.waits_for_room(ref):
-                    starved = ref
-                continue
-            num_tokens = self._place(sequence, budget)
-            if num_tokens == 0:
-                break  # blocks are short; passing it by would starve long prompts
-            chunks[sequence] = num_tokens
-            budget -= num_tokens
-        for rejection in rejections:
-            self.remove(rejection.sequence.id)
+            if admissible:
+                num_tokens = self._place(sequence, budget)
+                if num_tokens:
+                    chunks[sequence] = num_tokens
+                    budget -= num_tokens
+                    continue
+                has_room = False  # blocks are short; passing it by would starve long prompts
+            if ref is not None:
+                upcoming[ref] = None
+        self._adapters.stage(list(upcoming)[:_NUM_STAGED])
         return rejections
 
     def _pin_adapter(self, sequence: Sequence) -> bool:
         """Pin the sequence's adapter if it is on the device. Raises RequestError."""
+        # A schedule that preempts admits nobody, and the step in flight is applied before the next
+        # one: its tokens are known by then.
+        assert sequence.num_pending == 0, "a waiting sequence has a token in flight"
         if sequence.adapter is None:
             return True
         slot = self._adapters.acquire(sequence.adapter)
@@ -250,6 +258,8 @@ class Scheduler:
         if sequence.first_scheduled_time is None:
             sequence.first_scheduled_time = time.monotonic()
             sequence.num_cached_tokens = num_cached
+            num_served = sequence.num_prompt_tokens - num_cached
+            self._waiting.charge(sequence, PROMPT_WEIGHT * num_served)
         return num_tokens
 
     def _lose_interest(self, ref: AnyAdapterRef | None) -> None:

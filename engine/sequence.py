@@ -40,7 +40,7 @@ class Sequence:
     have run; later ones do not."""
 
     id: SequenceId
-    arrival: int  # order of arrival; decides who runs first and who is preempted last
+    arrival: int  # order of arrival; decides who goes first among equals, and who is preempted last
     arrival_time: float  # seconds, monotonic clock
     prompt_token_ids: list[int]
     sampling: SamplingParams
@@ -49,6 +49,7 @@ class Sequence:
     adapter: AnyAdapterRef | None = None
     guide: Guide | None = None
     cache_salt: str = ""
+    tenant: str = ""
     output_token_ids: list[int] = field(default_factory=list)
     num_pending: int = 0  # tokens being sampled by steps in flight, after those of the output
     status: SequenceStatus = SequenceStatus.WAITING

@@ -39,12 +39,13 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     block_size: Annotated[int, Meta(ge=1, le=1024)] | None = None
     kv_cache_bytes: Annotated[int, Meta(ge=1)] | None = None
     adapter_pool_bytes: Annotated[int, Meta(ge=1)] | None = None
+    host_adapter_bytes: Annotated[int, Meta(ge=1)] | None = None  # on a GPU, pinned at start
     max_num_sequences: Annotated[int, Meta(ge=1, le=4096)] | None = None
     max_batch_tokens: Annotated[int, Meta(ge=1)] | None = None  # of one step, prompts and decodes
     prefix_cache: bool = True
     max_queued: Annotated[int, Meta(ge=1)] = 1024
     max_adapter_rank: Annotated[int, Meta(ge=1, le=1024)] = 256
-    max_loading: Annotated[int, Meta(ge=1, le=64)] = 2  # adapters read at the same time
+    max_loading: Annotated[int, Meta(ge=1, le=64)] | None = None  # adapters read at the same time
     num_threads: Annotated[int, Meta(ge=1)] | None = None  # None: torch decides
     log_level: str = "info"
     log_json: bool = True  # False: lines for people

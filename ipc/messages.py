@@ -37,6 +37,7 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     adapter: AnyAdapterRef | None = None  # None: the base model
     grammar: GrammarSpec | None = None
     cache_salt: str = ""  # requests share prefix-cache blocks only under equal salts
+    tenant: str = ""  # whom the tokens are counted against when places are few; "": one for all
 
 
 class Abort(Struct, frozen=True, tag="abort", forbid_unknown_fields=True):

@@ -218,6 +218,15 @@ GROUPS: Final = (
                 unset="256 MiB on a CPU, 0.15 of a GPU",
             ),
             Option(
+                flags=("--host-adapter-memory",),
+                name="host_adapter_bytes",
+                metavar="SIZE",
+                is_size=True,
+                help="memory of the host for adapters that are not on the device, or no longer; "
+                "on a GPU it is taken and pinned at start",
+                unset="a quarter of what is available, at most 512 MiB on a CPU, 32 GiB with a GPU",
+            ),
+            Option(
                 flags=("--max-adapter-rank",),
                 name="max_adapter_rank",
                 metavar="RANK",
@@ -228,6 +237,7 @@ GROUPS: Final = (
                 name="max_loading",
                 metavar="NUMBER",
                 help="adapters read from disk at the same time",
+                unset="2 on a CPU, 8 with a GPU",
             ),
         ),
     ),

@@ -1,149 +1,137 @@
 """Which adapters are on the device: placement, pins and eviction. Bytes are the memory's affair.
 
-Used by the engine's loop alone, but for `pack`, so nothing here locks.
+Used by the engine's loop alone, so nothing here locks.
 """
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from lorax_serve.engine.adapters.slab import PackedAdapter, pack
+from lorax_serve.engine.adapters.eviction import Resident, UseHistory
+from lorax_serve.engine.adapters.slab import PackedAdapter
 from lorax_serve.engine.adapters.slab_memory import SlabMemory
-from lorax_serve.engine.adapters.slab_space import Extent, SlabSpace
-from lorax_serve.engine.adapters.weights import LoraWeights
-from lorax_serve.kernels.lora import LoraSite
+from lorax_serve.engine.adapters.slab_tier import SlabTier
 
-ALIGNMENT = 256  # bytes; every slab starts at a multiple, as wide vector loads want it
+# What a copy costs a request: a step passes before the adapter can be used, then the bytes.
+_COPY_SECONDS = 0.01
+_COPY_BYTES_PER_SECOND = 25e9
 
 
-@dataclass(eq=False, slots=True)
-class AdapterSlot:
+@dataclass(eq=False, slots=True, kw_only=True)
+class AdapterSlot(Resident):
     """One adapter's place on the device. Pinned while any running sequence uses it."""
 
     index: int  # what segments name; reused once the slot is evicted
-    digest: str
-    extent: Extent  # bytes of the pool's buffer
-    num_pins: int = 0
-    last_used: int = 0  # the pool's clock at the last pin or unpin
-
-    @property
-    def num_bytes(self) -> int:
-        return self.extent.size
 
 
 class AdapterPool:
-    """Places packed adapters, evicts the least recently used ones that nobody pins."""
+    """Places packed adapters, evicting those of the least value that nobody pins."""
 
-    def __init__(self, sites: Sequence[LoraSite], memory: SlabMemory) -> None:
+    def __init__(self, memory: SlabMemory, history: UseHistory) -> None:
         self._memory = memory
-        self._sites = tuple(sites)
-        self._space = SlabSpace(memory.capacity_bytes // ALIGNMENT * ALIGNMENT)
-        self._slots: dict[int, AdapterSlot] = {}
-        self._by_digest: dict[str, AdapterSlot] = {}
+        self._tier: SlabTier[AdapterSlot] = SlabTier(memory.capacity_bytes, history)
+        self._free_indices: list[int] = []  # below `_num_indices`, a heap
+        self._num_indices = 0
         self._arriving: list[AdapterSlot] = []  # pinned until their bytes are there
-        self._clock = 0
+        self._draining: frozenset[AdapterSlot] = frozenset()
 
     @property
     def capacity_bytes(self) -> int:
-        return self._space.capacity
+        return self._tier.capacity_bytes
 
     @property
     def used_bytes(self) -> int:
-        return self._space.used
+        return self._tier.used_bytes
+
+    @property
+    def pinned_bytes(self) -> int:
+        return self._tier.pinned_bytes
 
     @property
     def num_resident(self) -> int:
-        return len(self._slots)
-
-    def pack(self, weights: LoraWeights) -> PackedAdapter:
-        """Bring an adapter into the form `place` takes. Raises AdapterRejected.
-
-        The one method that other threads may call: it reads nothing that ever changes.
-        """
-        return pack(
-            weights,
-            self._sites,
-            dtype=self._memory.dtype,
-            max_bytes=self.capacity_bytes,
-            transposed_a=self._memory.transposed_a,
-            pin_memory=self._memory.pin_memory,
-        )
-
-    def find(self, digest: str) -> AdapterSlot | None:
-        return self._by_digest.get(digest)
-
-    def is_ready(self, slot: AdapterSlot) -> bool:
-        """Whether a step may use the slot, now that `poll` has been called."""
-        return slot not in self._arriving
+        return len(self._tier)
 
     @property
     def num_arriving(self) -> int:
         return len(self._arriving)
 
-    def poll(self) -> None:
-        """Learn which copies are done. Never blocks."""
-        for slot in tuple(self._arriving):
-            if self._memory.is_written(slot.index):
-                self._arriving.remove(slot)
-                self.unpin(slot)
+    def find(self, digest: str) -> AdapterSlot | None:
+        return self._tier.find(digest)
 
-    def place(self, packed: PackedAdapter) -> AdapterSlot | None:
-        """Copy an adapter in, evicting unpinned ones if need be; None when pins leave no room.
+    def is_ready(self, slot: AdapterSlot) -> bool:
+        """Whether a step may use the slot, now that `poll` has been called."""
+        return slot not in self._arriving
 
-        The slot is pinned until its bytes have arrived.
+    def poll(self) -> list[AdapterSlot]:
+        """The slots whose copies have been done since the last call. Never blocks."""
+        arrived = [slot for slot in self._arriving if self._memory.is_written(slot.index)]
+        for slot in arrived:
+            self._arriving.remove(slot)
+            self._tier.unpin(slot)
+        return arrived
+
+    def place(
+        self, packed: PackedAdapter, *, keep: Collection[AdapterSlot] = ()
+    ) -> AdapterSlot | None:
+        """Copy an adapter in, evicting unpinned ones if need be, but none of `keep`.
+
+        None when pins leave no room. The slot is pinned until its bytes have arrived.
         """
-        assert packed.digest not in self._by_digest, "the adapter is already here"
-        unpinned = (slot for slot in self._slots.values() if slot.num_pins == 0)
-        evictable = sorted(unpinned, key=lambda slot: slot.last_used)
-        size = -(-packed.num_bytes // ALIGNMENT) * ALIGNMENT
-        placement = self._space.plan(size, [slot.extent for slot in evictable])
-        if placement is None:
+        assert self.find(packed.digest) is None, "the adapter is already here"
+        is_full = len(self._tier) == self._memory.max_slots
+        room = self._tier.make_room(packed.num_bytes, keep=keep, must_evict=is_full)
+        if room is None:
             return None
-        leaving = [slot for slot in evictable if slot.extent in placement.evicted]
-        if not leaving and len(self._slots) == self._memory.max_slots:
-            leaving = evictable[:1]
-            if not leaving:
-                return None
-        for slot in leaving:
-            self._evict(slot)
-        return self._occupy(placement.extent, packed)
-
-    def pin(self, slot: AdapterSlot) -> None:
-        """Keep the slot where it is until as many unpins."""
-        assert self._slots.get(slot.index) is slot, "the slot was evicted"
-        slot.num_pins += 1
-        self._touch(slot)
-
-    def unpin(self, slot: AdapterSlot) -> None:
-        assert slot.num_pins > 0, "the slot is not pinned"
-        slot.num_pins -= 1
-        self._touch(slot)
-
-    def check_integrity(self) -> None:
-        """Assert that slots and extents are the same things, none overlapping another."""
-        self._space.check_integrity()
-        assert self._space.used == sum(slot.num_bytes for slot in self._slots.values())
-        assert self._by_digest == {slot.digest: slot for slot in self._slots.values()}
-        assert all(slot.index == index for index, slot in self._slots.items())
-        assert all(slot.num_pins >= 0 for slot in self._slots.values())
-
-    def _occupy(self, extent: Extent, packed: PackedAdapter) -> AdapterSlot:
-        index = next(i for i in range(len(self._slots) + 1) if i not in self._slots)
+        extent, evicted = room
+        for slot in evicted:
+            heapq.heappush(self._free_indices, slot.index)
+        index = self._take_index()
         self._memory.write(index, extent.start, packed)
-        slot = AdapterSlot(index, packed.digest, extent)
-        self._space.take(extent)
-        self._slots[index] = slot
-        self._by_digest[slot.digest] = slot
-        self._touch(slot)
+        slot = AdapterSlot(
+            digest=packed.digest,
+            extent=extent,
+            reload_seconds=_COPY_SECONDS + packed.num_bytes / _COPY_BYTES_PER_SECOND,
+            index=index,
+        )
+        self._tier.add(slot)
         if not self._memory.is_written(index):
-            self.pin(slot)
+            self._tier.pin(slot)
             self._arriving.append(slot)
         return slot
 
-    def _evict(self, slot: AdapterSlot) -> None:
-        self._space.free(slot.extent)
-        del self._slots[slot.index]
-        del self._by_digest[slot.digest]
+    def touch(self, slot: AdapterSlot) -> None:
+        """The slot is used by one more sequence."""
+        self._tier.touch(slot)
 
-    def _touch(self, slot: AdapterSlot) -> None:
-        self._clock += 1
-        slot.last_used = self._clock
+    def pin(self, slot: AdapterSlot) -> None:
+        """Keep the slot where it is until as many unpins."""
+        self._tier.pin(slot)
+
+    def unpin(self, slot: AdapterSlot) -> None:
+        self._tier.unpin(slot)
+
+    def drain_for(self, num_bytes: int) -> None:
+        """Choose slots that nobody new may use, so that their room comes free."""
+        slots = self._tier.easiest_to_drain(num_bytes)
+        if not slots and len(self._tier):  # bytes there are, but no slot to name them by
+            slots = [min(self._tier, key=lambda slot: (slot.num_pins, slot.priority))]
+        self._draining = frozenset(slots)
+
+    def end_drain(self) -> None:
+        self._draining = frozenset()
+
+    def is_draining(self, slot: AdapterSlot) -> bool:
+        return slot in self._draining
+
+    def check_integrity(self) -> None:
+        """Assert that slots and extents are the same things, none overlapping another."""
+        self._tier.check_integrity()
+        taken = sorted(slot.index for slot in self._tier)
+        assert sorted([*taken, *self._free_indices]) == list(range(self._num_indices))
+
+    def _take_index(self) -> int:
+        """The lowest one that is free."""
+        if self._free_indices:
+            return heapq.heappop(self._free_indices)
+        self._num_indices += 1
+        return self._num_indices - 1

@@ -1,49 +1,64 @@
-"""Adapters on their way from disk to device.
+"""Adapters in three tiers: files, slabs on the host, slabs on the device.
 
-    wanted → queued → loading (a thread reads, validates, packs) → packed on the host → arriving
-                                                              ↘ failed               → resident
+    wanted → loading (loader.py) → on the host (host_store.py) → arriving → on the device
+                    ↘ failed                                     (device_pool.py)
 
-A packed adapter goes to the device when `acquire` asks for it, in whatever order the scheduler
-asks: who gets scarce room is the scheduler's decision. What has just been placed stays until it has
-arrived, and then whoever has waited longest is asked first, so two adapters cannot evict each other
-in turn forever. Queued, packed and failed adapters are remembered until `cancel` says that nobody
-waits for them any more; so every waiter hears of a failure, and the next request after that tries
-again.
+The exchange is asked for adapters in the order in which the scheduler would run their sequences,
+and that order is the only priority it knows. Whoever asks first takes the room that nobody pins.
+Where pins leave none, a place is *drained* for that one: no new sequence may use what lies there,
+and nobody else is given room until it has its own. All other resident adapters serve on. What was
+placed for a waiter stays until the waiter has had it, so that two cannot evict each other in turn.
 
-Everything but the reading happens on the caller's one thread.
+Failures are remembered until `cancel` says that nobody waits any more; so every waiter hears of
+one, and the next request after that tries again. All of this happens on the caller's one thread.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from queue import Empty, SimpleQueue
+from dataclasses import dataclass
 
 import structlog
 import torch
 
 from lorax_serve.engine.adapters.device_pool import AdapterPool, AdapterSlot
+from lorax_serve.engine.adapters.eviction import UseHistory
 from lorax_serve.engine.adapters.format import read_adapter
+from lorax_serve.engine.adapters.host_store import HostSlab, HostStore
+from lorax_serve.engine.adapters.loader import AdapterLoader, FailedLoad
 from lorax_serve.engine.adapters.matrices import BaseWeight
 from lorax_serve.engine.adapters.merge import read_merged
-from lorax_serve.engine.adapters.slab import PackedAdapter
+from lorax_serve.engine.adapters.slab import PackedAdapter, layout_of
+from lorax_serve.engine.adapters.slab_memory import SlabMemory
 from lorax_serve.engine.adapters.weights import LoraWeights
-from lorax_serve.engine.errors import RequestError
+from lorax_serve.engine.errors import AdapterRejected, RequestError
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
 from lorax_serve.kernels.lora import LoraSite
 
 log = structlog.get_logger(__name__)
 
-# Adapters on the host, loading or packed, for each thread: one being read, one ready to go.
-_STAGED_PER_THREAD = 2
 # Digests by ref that are remembered. Forgetting one costs no more than reading it again.
 _MAX_KNOWN_REFS = 16384
+# Copies under way before nothing more is placed ahead of time: an urgent one would wait for them.
+_MAX_AHEAD = 2
+
+
+@dataclass(slots=True)
+class ExchangeCounts:
+    """Since the start. A request counts where its adapter was when it came."""
+
+    num_on_device: int = 0
+    num_on_host: int = 0
+    num_cold: int = 0
+    num_loads: int = 0  # from files to the host
+    num_copies: int = 0  # from the host to the device
 
 
 class AdapterExchange:
-    """Loads adapters on threads, places them in the pool, and lends pinned slots."""
+    """Brings adapters to the device and lends pinned slots."""
 
     def __init__(
         self,
-        pool: AdapterPool,
+        memory: SlabMemory,
+        host_buffer: torch.Tensor,
         sites: Sequence[LoraSite],
         *,
         max_rank: int,
@@ -51,136 +66,221 @@ class AdapterExchange:
         on_loaded: Callable[[], None],
         base_weight: BaseWeight | None = None,
     ) -> None:
-        """`on_loaded` is called from a loader thread whenever `poll` has something to take.
+        """`host_buffer` is [num_elements], of the memory's dtype, all of it for the host tier.
 
+        `on_loaded` is called from a loader thread whenever `poll` has something to take.
         `base_weight` is passed on to `read_adapter`, and called from loader threads.
         """
-        self._pool = pool
+        assert host_buffer.dtype == memory.dtype
+        self._history = UseHistory()
+        self.pool = AdapterPool(memory, self._history)
+        self.store = HostStore(host_buffer, self._history)
+        self.counts = ExchangeCounts()
         self._sites = tuple(sites)
+        self._dtype = memory.dtype
         self._max_rank = max_rank
-        self._max_loading = max_loading
-        self._on_loaded = on_loaded
         self._base_weight = base_weight
-        # Loading must not take the forward pass's cores. A thread new to torch would inherit the
-        # count that a loader sets for itself; asking for it settles this thread's own first.
-        torch.get_num_threads()
-        self._threads = _loader_threads(max_loading, "adapter-loader")
-        # Pruned merges take minutes where files take milliseconds: nobody else waits for one.
-        self._pruning_thread = _loader_threads(1, "adapter-pruner")
-        self._finished: SimpleQueue[tuple[AnyAdapterRef, PackedAdapter | RequestError]] = (
-            SimpleQueue()
+        self._loader = AdapterLoader(
+            self.store,
+            self._sites,
+            self._read,
+            is_on_device=lambda digest: self.pool.find(digest) is not None,
+            transposed_a=memory.transposed_a,
+            max_loading=max_loading,
+            on_loaded=on_loaded,
         )
-        # A ref is in at most one of these four.
-        self._queued: dict[AnyAdapterRef, None] = {}  # in order of arrival
-        self._loading: dict[AnyAdapterRef, bool] = {}  # whether anybody still wants it
-        self._packed: dict[AnyAdapterRef, PackedAdapter] = {}
         self._failed: dict[AnyAdapterRef, RequestError] = {}
-        self._digests: dict[AnyAdapterRef, str] = {}  # of every ref that was placed, oldest first
+        self._digests: dict[AnyAdapterRef, str] = {}  # of every ref that was read, oldest first
+        # Each of these holds a pin.
+        self._staged: dict[AnyAdapterRef, HostSlab] = {}  # loaded for a waiter and not placed yet
+        self._copying: dict[AdapterSlot, HostSlab] = {}  # what arriving slots are copied from
+        self._promised: dict[AnyAdapterRef, AdapterSlot] = {}  # placed for a waiter
+        self._draining_for: AnyAdapterRef | None = None  # it is among the staged
 
     @property
     def num_resident(self) -> int:
-        return self._pool.num_resident
+        return self.pool.num_resident
 
     @property
     def num_loading(self) -> int:
         """Adapters somebody waits for that are not on the host yet."""
-        return len(self._queued) + len(self._loading)
+        return self._loader.num_loading
 
     @property
     def num_arriving(self) -> int:
         """Adapters being copied to the device."""
-        return self._pool.num_arriving
+        return self.pool.num_arriving
 
     @property
     def num_waiting_for_room(self) -> int:
-        return len(self._packed)
+        """Adapters somebody waits for that have been brought to the host and no further."""
+        return len(self._staged)
 
     def prefetch(self, ref: AnyAdapterRef) -> None:
-        """Start reading the adapter unless it is here or on its way."""
-        if ref in self._loading:
-            self._loading[ref] = True
-        elif ref not in self._packed and ref not in self._failed and self._resident(ref) is None:
-            self._queued[ref] = None
-            self._start_loads()
+        """A request for the adapter has come: start loading it, unless it is on host or device."""
+        if self._resident(ref) is not None:
+            self.counts.num_on_device += 1
+        elif self._on_host(ref) is not None:
+            self.counts.num_on_host += 1
+        else:
+            self.counts.num_cold += 1
+            self._load(ref)
+
+    def stage(self, refs: Sequence[AnyAdapterRef]) -> None:
+        """These are needed next, in this order: bring them as near as goes without harm.
+
+        None is evicted for a later one, and nothing leaves the device that is pinned.
+        """
+        self._loader.prefer(refs)
+        self.store.keep([slab for ref in refs if (slab := self._on_host(ref)) is not None])
+        kept: list[AdapterSlot] = []
+        num_ahead = self.num_arriving
+        for ref in refs:
+            slot = self._resident(ref)
+            if slot is None and self._on_host(ref) is None:
+                self._load(ref)  # it may have left the host while its requests were waiting
+            elif slot is None and self._draining_for is None and num_ahead < _MAX_AHEAD:
+                slot = self._place(ref, keep=kept)
+                num_ahead += 1
+            if slot is not None:
+                kept.append(slot)
 
     def poll(self) -> None:
         """Take over what threads and copies have finished. Never blocks."""
-        self._pool.poll()
-        while True:
-            try:
-                ref, outcome = self._finished.get_nowait()
-            except Empty:
-                break
-            if not self._loading.pop(ref):
+        for slot in self.pool.poll():
+            source = self._copying.pop(slot, None)
+            if source is not None:
+                self.store.unpin(source)
+        for load in self._loader.poll():
+            if isinstance(load, FailedLoad):
+                self._failed[load.ref] = load.error
                 continue
-            if isinstance(outcome, RequestError):
-                self._failed[ref] = outcome
-            else:
-                self._packed[ref] = outcome
-        self._start_loads()
+            self._remember(load.ref, load.digest)
+            if load.slab is not None:
+                self.counts.num_loads += 1
+                self._unstage(load.ref)
+                self._staged[load.ref] = load.slab
+        if self._draining_for is not None and self._resident(self._draining_for) is None:
+            self._place_for_waiter(self._draining_for)
 
     def acquire(self, ref: AnyAdapterRef) -> AdapterSlot | None:
-        """The adapter's slot, pinned until `release`; None while it is loading or lacks room.
+        """The adapter's slot, pinned until `release`; None while it is on its way or lacks room.
 
         Raises RequestError if it could not be loaded.
         """
-        slot = self._resident(ref) or self._place(ref)
-        if slot is not None:
-            if not self._pool.is_ready(slot):
-                return None
-            self._pool.pin(slot)
-            return slot
-        if ref in self._failed:
-            # Raised once for every waiter: without this its traceback would grow each time.
-            raise self._failed[ref].with_traceback(None)
-        self.prefetch(ref)
-        return None
+        slot = self._resident(ref) or self._place_for_waiter(ref)
+        if slot is None:
+            if ref in self._failed:
+                # Raised once for every waiter: without this its traceback would grow each time.
+                raise self._failed[ref].with_traceback(None)
+            if self._on_host(ref) is None:
+                self._load(ref)
+            return None
+        if not self.pool.is_ready(slot):
+            return None
+        if self.pool.is_draining(slot) and ref not in self._promised:
+            return None
+        self.pool.pin(slot)
+        self._forget_waiter(ref)
+        self._record_use(slot)
+        return slot
 
     def adopt(self, ref: AnyAdapterRef, packed: PackedAdapter) -> bool:
         """Place an adapter that is packed already; False when pins leave no room for it."""
         assert max(packed.layout.ranks) <= self._max_rank, "kernels have scratch for max_rank"
-        self._packed[ref] = packed
-        placed = self._place(ref) is not None
-        self._packed.pop(ref, None)
-        return placed
+        self._remember(ref, packed.digest)
+        return self._resident(ref) is not None or self.pool.place(packed) is not None
 
     def release(self, slot: AdapterSlot) -> None:
-        self._pool.unpin(slot)
-
-    def waits_for_room(self, ref: AnyAdapterRef) -> bool:
-        """After `acquire` gave None: whether only room on the device is missing."""
-        return ref in self._packed
+        self.pool.unpin(slot)
 
     def cancel(self, ref: AnyAdapterRef) -> None:
-        """Nobody waits for the adapter any more: drop what is on the host, forget its failure."""
-        self._queued.pop(ref, None)
-        self._packed.pop(ref, None)
+        """Nobody waits for the adapter any more: stop loading it, forget its failure."""
         self._failed.pop(ref, None)
-        if ref in self._loading:
-            self._loading[ref] = False
-        self._start_loads()
+        self._forget_waiter(ref)
 
     def close(self) -> None:
         """Wait for the threads to end. The exchange is of no use afterwards."""
-        self._queued.clear()
-        for threads in (self._threads, self._pruning_thread):
-            threads.shutdown(wait=True, cancel_futures=True)
+        self._loader.close()
+
+    def check_integrity(self) -> None:
+        """Assert that both tiers' ledgers add up."""
+        self.pool.check_integrity()
+        self.store.check_integrity()
 
     def _resident(self, ref: AnyAdapterRef) -> AdapterSlot | None:
         digest = self._digests.get(ref)
-        return None if digest is None else self._pool.find(digest)
+        return None if digest is None else self.pool.find(digest)
 
-    def _place(self, ref: AnyAdapterRef) -> AdapterSlot | None:
-        packed = self._packed.get(ref)
-        if packed is None:
+    def _on_host(self, ref: AnyAdapterRef) -> HostSlab | None:
+        digest = self._digests.get(ref)
+        return None if digest is None else self.store.find(digest)
+
+    def _load(self, ref: AnyAdapterRef) -> None:
+        if ref not in self._failed:
+            self._loader.request(ref)
+
+    def _place_for_waiter(self, ref: AnyAdapterRef) -> AdapterSlot | None:
+        """Place the adapter and keep it there until it is acquired; or start a drain for it."""
+        slab = self._on_host(ref)
+        if slab is None or self._draining_for not in (None, ref):
             return None
-        # The same files under another name may be on the device already.
-        slot = self._pool.find(packed.digest) or self._pool.place(packed)
+        slot = self._place(ref)
         if slot is not None:
-            del self._packed[ref]
-            self._remember(ref, packed.digest)
-            self._start_loads()
+            if self._draining_for == ref:
+                self._end_drain()
+            self._break_promise(ref)
+            self._promised[ref] = slot
+            self.pool.pin(slot)
+        elif self._draining_for is None:
+            self._draining_for = ref
+            self.pool.drain_for(slab.packed.num_bytes)
+            self.store.pin(slab)
+            self._unstage(ref)
+            self._staged[ref] = slab
         return slot
+
+    def _place(self, ref: AnyAdapterRef, keep: Sequence[AdapterSlot] = ()) -> AdapterSlot | None:
+        """Copy the adapter from the host if there is room; it may be there under another name."""
+        slab = self._on_host(ref)
+        assert slab is not None, "the adapter is not on the host"
+        slot = self.pool.place(slab.packed, keep=keep)
+        if slot is None:
+            return None
+        self.counts.num_copies += 1
+        if not self.pool.is_ready(slot):
+            self.store.pin(slab)
+            self._copying[slot] = slab
+        self._unstage(ref)
+        return slot
+
+    def _record_use(self, slot: AdapterSlot) -> None:
+        self._history.record(slot.digest)
+        self.pool.touch(slot)
+        # Or what is used on the device all the time would look forgotten here.
+        slab = self.store.find(slot.digest)
+        if slab is not None:
+            self.store.touch(slab)
+
+    def _forget_waiter(self, ref: AnyAdapterRef) -> None:
+        """Let go of what was held for whoever waited for the adapter."""
+        self._loader.cancel(ref)
+        self._break_promise(ref)
+        self._unstage(ref)
+        if self._draining_for == ref:
+            self._end_drain()
+
+    def _break_promise(self, ref: AnyAdapterRef) -> None:
+        if ref in self._promised:
+            self.pool.unpin(self._promised.pop(ref))
+
+    def _unstage(self, ref: AnyAdapterRef) -> None:
+        if ref in self._staged:
+            self.store.unpin(self._staged.pop(ref))
+
+    def _end_drain(self) -> None:
+        self._draining_for = None
+        self.pool.end_drain()
 
     def _remember(self, ref: AnyAdapterRef, digest: str) -> None:
         self._digests.pop(ref, None)
@@ -188,54 +288,20 @@ class AdapterExchange:
         if len(self._digests) > _MAX_KNOWN_REFS:
             del self._digests[next(iter(self._digests))]
 
-    def _start_loads(self) -> None:
-        """Hand queued adapters to threads, as many as may be read and kept on the host; and one
-        pruned merge beside them.
-        """
-        while (ref := self._next_load()) is not None:
-            del self._queued[ref]
-            self._loading[ref] = True
-            threads = self._pruning_thread if _prunes(ref) else self._threads
-            threads.submit(self._load, ref)
-
-    def _next_load(self) -> AnyAdapterRef | None:
-        """The longest queued adapter that may start now."""
-        num_pruning = sum(map(_prunes, self._loading))
-        num_reading = len(self._loading) - num_pruning
-        if num_reading + len(self._packed) >= _STAGED_PER_THREAD * self._max_loading:
-            return None
-        may_prune, may_read = num_pruning == 0, num_reading < self._max_loading
-        startable = (ref for ref in self._queued if (may_prune if _prunes(ref) else may_read))
-        return next(startable, None)
-
     # -- on a loader thread
 
-    def _load(self, ref: AnyAdapterRef) -> None:
-        try:
-            outcome: PackedAdapter | RequestError = self._read_and_pack(ref)
-        except RequestError as error:
-            outcome = _without_frames(error)
-        except Exception:
-            log.exception("adapter_load_failed", adapter=ref.name)
-            outcome = RequestError(
-                ErrorCode.GENERATION_ERROR, f"Adapter {ref.name!r} could not be loaded."
-            )
-        self._finished.put((ref, outcome))
-        self._on_loaded()
-
-    def _read_and_pack(self, ref: AnyAdapterRef) -> PackedAdapter:
-        weights = self._read(ref)
+    def _read(self, ref: AnyAdapterRef) -> LoraWeights:
+        weights = self._read_or_merge(ref)
+        self._check_size(weights)
         if weights.unknown_config_fields:
             log.warning(
                 "adapter_config_fields_not_understood",
                 adapter=ref.name,
                 fields=weights.unknown_config_fields,
             )
-        packed = self._pool.pack(weights)
-        log.info("adapter_loaded", adapter=ref.name, num_bytes=packed.num_bytes)
-        return packed
+        return weights
 
-    def _read(self, ref: AnyAdapterRef) -> LoraWeights:
+    def _read_or_merge(self, ref: AnyAdapterRef) -> LoraWeights:
         if isinstance(ref, MergedAdapters):
             return read_merged(
                 ref, self._sites, max_rank=self._max_rank, base_weight=self._base_weight
@@ -244,18 +310,14 @@ class AdapterExchange:
             ref, self._sites, max_rank=self._max_rank, base_weight=self._base_weight
         )
 
-
-def _prunes(ref: AnyAdapterRef) -> bool:
-    return isinstance(ref, MergedAdapters) and ref.strategy.prunes
-
-
-def _loader_threads(number: int, name: str) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(
-        number, thread_name_prefix=name, initializer=torch.set_num_threads, initargs=(1,)
-    )
-
-
-def _without_frames(error: RequestError) -> RequestError:
-    """The error without its traceback, which would keep the whole adapter in memory."""
-    error.__context__ = error.__cause__ = None
-    return error.with_traceback(None)
+    def _check_size(self, weights: LoraWeights) -> None:
+        """Raises AdapterRejected when the adapter is larger than either tier."""
+        layout = layout_of(weights, self._sites, transposed_a=False)
+        num_bytes = layout.num_elements * self._dtype.itemsize
+        for tier, capacity in (
+            ("device", self.pool.capacity_bytes),
+            ("host", self.store.capacity_bytes),
+        ):
+            if num_bytes > capacity:
+                reason = f"it takes {num_bytes} bytes of {tier} memory, the pool has {capacity}"
+                raise AdapterRejected(weights.name, ErrorCode.ADAPTER_TOO_LARGE, [reason])

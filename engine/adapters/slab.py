@@ -67,26 +67,19 @@ def plan_slab(
     return SlabLayout(tuple(a_offsets), tuple(b_offsets), tuple(all_ranks), end, transposed_a)
 
 
-def pack(
-    weights: LoraWeights,
-    sites: Sequence[LoraSite],
-    *,
-    dtype: torch.dtype,
-    max_bytes: int,
-    transposed_a: bool,
-    pin_memory: bool = False,
-) -> PackedAdapter:
-    """Fold the scale into B in float32, cast, and lay everything out in one slab.
-
-    Raises AdapterRejected when the slab would exceed `max_bytes` or a value overflows `dtype`.
-    """
+def layout_of(weights: LoraWeights, sites: Sequence[LoraSite], *, transposed_a: bool) -> SlabLayout:
+    """How an adapter will lie in its slab."""
     ranks = {module: each.rank for module, each in weights.matrices.items()}
-    layout = plan_slab(sites, ranks, transposed_a=transposed_a)
-    num_bytes = layout.num_elements * dtype.itemsize
-    if num_bytes > max_bytes:
-        reason = f"it takes {num_bytes} bytes of device memory, the pool has {max_bytes}"
-        raise AdapterRejected(weights.name, ErrorCode.ADAPTER_TOO_LARGE, [reason])
-    slab = torch.empty(layout.num_elements, dtype=dtype, pin_memory=pin_memory)
+    return plan_slab(sites, ranks, transposed_a=transposed_a)
+
+
+def fill_slab(
+    slab: torch.Tensor, weights: LoraWeights, sites: Sequence[LoraSite], layout: SlabLayout
+) -> None:
+    """Fold the scale into B in float32, cast, and write everything to its place in the slab.
+
+    Raises AdapterRejected when a value overflows the slab's type.
+    """
     for module, a, b_t in slab_matrices(slab, sites, layout):
         matrices = weights.matrices[module]
         a.copy_(matrices.a)
@@ -95,7 +88,6 @@ def pack(
         raise AdapterRejected(
             weights.name, ErrorCode.ADAPTER_INCOMPATIBLE, _overflows(slab, sites, layout)
         )
-    return PackedAdapter(weights.digest, layout, slab)
 
 
 def slab_matrices(

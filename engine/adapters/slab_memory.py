@@ -20,7 +20,6 @@ class SlabMemory(Protocol):
     capacity_bytes: int
     max_slots: int
     transposed_a: bool  # how it wants adapters packed, see SlabLayout
-    pin_memory: bool
 
     def write(self, index: int, start: int, packed: PackedAdapter) -> None:
         """Copy an adapter to byte `start`, as slot `index`, after all steps launched so far.
@@ -36,7 +35,6 @@ class TorchSlabs:
     """A buffer that is written at once and read by the torch twin."""
 
     transposed_a: bool
-    pin_memory = False
     max_slots = 1 << 30
 
     def __init__(

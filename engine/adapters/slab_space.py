@@ -5,8 +5,9 @@ neighbouring gaps are one by nature and free plus used is always the capacity.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -32,36 +33,39 @@ class SlabSpace:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
+        self.used = 0
         self._extents: list[Extent] = []  # taken, by address
-
-    @property
-    def used(self) -> int:
-        return sum(extent.size for extent in self._extents)
 
     def take(self, extent: Extent) -> None:
         insort(self._extents, extent)
+        self.used += extent.size
 
     def free(self, extent: Extent) -> None:
-        self._extents.remove(extent)
+        index = bisect_left(self._extents, extent)
+        assert self._extents[index] == extent, f"{extent} is not taken"
+        del self._extents[index]
+        self.used -= extent.size
 
-    def plan(self, size: int, evictable: Sequence[Extent]) -> Placement | None:
-        """A hole of `size`, made by evicting as few of the first `evictable` ones as possible.
+    def plan(self, size: int, values: Mapping[Extent, float]) -> Placement | None:
+        """A hole of `size`, made where it loses the least value.
 
-        Takes the fewest candidates, in their order, that make a hole together with the free gaps
-        between them; of the holes there are then, the one that costs the fewest evicted bytes.
-        None when evicting all of them makes none.
+        `values` names the extents that may be evicted, and what each is worth, at least 0. Of all
+        contiguous holes the one is taken whose evicted extents are worth the least together; of
+        equal ones the one that evicts the fewest bytes, then the one with the lowest address.
+        None when evicting all of them makes none. Takes one pass over the extents.
         """
-        num_needed = bisect_left(
-            range(len(evictable) + 1), True, key=lambda num: self._fits(size, evictable[:num])
+        holes = (
+            hole
+            for start, stop, inside in self._stretches(values)
+            for hole in _holes(size, start, stop, inside, values)
         )
-        if num_needed > len(evictable):
+        best = min(holes, default=None)
+        if best is None:
             return None
-        placements = (
-            placement
-            for start, stop, inside in self._stretches(evictable[:num_needed])
-            for placement in _placements(size, start, stop, inside)
-        )
-        return min(placements, key=_cost)
+        wanted = Extent(best.start, size)
+        first = bisect_left(self._extents, wanted.start, key=lambda extent: extent.start)
+        last = bisect_left(self._extents, wanted.stop, key=lambda extent: extent.start)
+        return Placement(wanted, tuple(self._extents[first:last]))
 
     def check_integrity(self) -> None:
         """Assert that extents lie within the buffer and do not overlap."""
@@ -70,17 +74,16 @@ class SlabSpace:
             assert extent.size > 0 and extent.start >= end, f"{extent} overlaps its neighbour"
             end = extent.stop
         assert end <= self.capacity, "an extent reaches beyond the buffer"
+        assert self.used == sum(extent.size for extent in self._extents)
 
-    def _fits(self, size: int, evictable: Sequence[Extent]) -> bool:
-        return any(stop - start >= size for start, stop, _ in self._stretches(evictable))
-
-    def _stretches(self, evictable: Sequence[Extent]) -> Iterator[tuple[int, int, list[Extent]]]:
+    def _stretches(
+        self, evictable: Mapping[Extent, float]
+    ) -> Iterator[tuple[int, int, list[Extent]]]:
         """Maximal stretches, start and stop, of free bytes and evictable extents inside them."""
-        leaving = frozenset(evictable)
         start = 0
         inside: list[Extent] = []
         for extent in self._extents:
-            if extent in leaving:
+            if extent in evictable:
                 inside.append(extent)
                 continue
             yield start, extent.start, inside
@@ -88,18 +91,39 @@ class SlabSpace:
         yield start, self.capacity, inside
 
 
-def _placements(size: int, start: int, stop: int, inside: list[Extent]) -> Iterator[Placement]:
-    """Candidates in one stretch: from its start, and from the end of each extent inside it.
+class _Hole(NamedTuple):
+    """The better one compares less."""
 
-    Any other place can be moved left to one of these without evicting more.
+    value: float
+    num_evicted_bytes: int
+    start: int
+
+
+def _holes(
+    size: int, start: int, stop: int, inside: list[Extent], values: Mapping[Extent, float]
+) -> Iterator[_Hole]:
+    """Candidates in one stretch: at its start, and after each extent inside it.
+
+    Any other hole can be moved left to one of these without evicting more. Both ends of the window
+    of evicted extents only move right; its value is summed anew whenever it has been empty, so
+    that rounding does not pile up.
     """
-    starts = (start, *(extent.stop for extent in inside))
-    for index, first in enumerate(starts):
-        wanted = Extent(first, size)
-        if wanted.stop <= stop:
-            leaving = tuple(e for e in inside[index:] if e.start < wanted.stop)
-            yield Placement(wanted, leaving)
-
-
-def _cost(placement: Placement) -> tuple[int, int]:
-    return sum(extent.size for extent in placement.evicted), placement.extent.start
+    window_start = window_stop = 0  # indices into `inside`
+    value, num_bytes = 0.0, 0
+    for index in range(len(inside) + 1):
+        hole_start = start if index == 0 else inside[index - 1].stop
+        if hole_start + size > stop:
+            return
+        if window_start < index:  # the extent before the hole; it was in the window if any was
+            if window_stop > window_start:
+                value -= values[inside[window_start]]
+                num_bytes -= inside[window_start].size
+            window_start = index
+            window_stop = max(window_stop, index)
+        if window_start == window_stop:
+            value = 0.0
+        while window_stop < len(inside) and inside[window_stop].start < hole_start + size:
+            value += values[inside[window_stop]]
+            num_bytes += inside[window_stop].size
+            window_stop += 1
+        yield _Hole(value, num_bytes, hole_start)

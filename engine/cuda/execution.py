@@ -13,11 +13,17 @@ from lorax_serve.engine.cuda.attention_choice import (
 )
 from lorax_serve.engine.cuda.decode_graphs import ladder
 from lorax_serve.engine.cuda.memory import GRAPH_RESERVE_BYTES, kv_cache_bytes, measure
+from lorax_serve.engine.cuda.pinned_memory import pinned_buffer
 from lorax_serve.engine.cuda.profile import peak_activation_bytes
 from lorax_serve.engine.cuda.runner import CudaRunner, RunnerLimits
 from lorax_serve.engine.cuda.slabs import CudaSlabs
-from lorax_serve.engine.device_defaults import GPU_ADAPTER_POOL_SHARE, StepLimits
+from lorax_serve.engine.device_defaults import (
+    GPU_ADAPTER_POOL_SHARE,
+    StepLimits,
+    host_adapter_bytes,
+)
 from lorax_serve.engine.execution import Execution
+from lorax_serve.engine.host_memory import available_bytes
 from lorax_serve.engine.kv_cache import KVCache, bytes_per_block
 from lorax_serve.engine.memory_plan import plan_memory
 from lorax_serve.engine.models.decoder import Decoder
@@ -88,9 +94,20 @@ class _Builder:
         log.info("gpu_memory", plan=memory.sums)
         kv_cache = self._kv_cache(plan.num_blocks)
         slabs = self._slabs(pool_bytes)
+        host_adapters = self._host_adapters(report)
         runner = self._runner(kv_cache, slabs, plan.max_model_len, self._graph_sizes)
         self._capture(runner, report)
-        return Execution(plan, kv_cache, slabs, runner)
+        return Execution(plan, kv_cache, slabs, host_adapters, runner)
+
+    def _host_adapters(self, report: Callable[[str, float], None]) -> torch.Tensor:
+        """Before any graph is captured: a capture forbids it, and later it would stop the loop."""
+        available = available_bytes()
+        num_bytes = host_adapter_bytes(self._config, self._device, available)
+        report("Pinning host memory", 0.0)
+        log.info("host_adapter_memory", num_bytes=num_bytes, available_bytes=available)
+        buffer = pinned_buffer(num_bytes, self._dtype)
+        report("Pinning host memory", 1.0)
+        return buffer
 
     def _capture(self, runner: CudaRunner, report: Callable[[str, float], None]) -> None:
         free, _ = torch.cuda.mem_get_info(self._device)

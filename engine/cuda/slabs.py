@@ -15,18 +15,16 @@ _MAX_SLOTS = 4096  # rows of the table; a rank-1 adapter of a small model takes 
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """A copy on its way, and the host memory it reads."""
+    """A copy on its way, and the slab it reads, if that is nobody else's to keep."""
 
     done: torch.cuda.Event
     slab: torch.Tensor
-    table_row: torch.Tensor
 
 
 class CudaSlabs:
     """A SlabMemory whose adapters the SGMV kernels find through a table on the device."""
 
     transposed_a = False
-    pin_memory = True
     max_slots = _MAX_SLOTS
 
     def __init__(
@@ -47,6 +45,8 @@ class CudaSlabs:
             slab=torch.empty(capacity_bytes // dtype.itemsize, dtype=dtype, device=device),
             table=torch.zeros(_MAX_SLOTS, layout.width, dtype=torch.int64, device=device),
         )
+        # A slot's row is written again only when the slot is reused, long after its copy was done.
+        self._table_rows = torch.zeros(self.weights.table.shape, dtype=torch.int64, pin_memory=True)
         self._copies: dict[int, _Copy] = {}  # by slot, of those not known to be done
         self._max_ranks: dict[int, int] = {}  # by slot
         self._on_head: frozenset[int] = frozenset()  # slots
@@ -55,16 +55,16 @@ class CudaSlabs:
         layout = packed.layout
         first = start // self.dtype.itemsize
         row = self.weights.layout.row(first, layout.a_offsets, layout.b_offsets, layout.ranks)
-        table_row = torch.from_numpy(row).pin_memory()
+        self._table_rows[index] = torch.from_numpy(row)
         # What lay here may still be read by the steps in flight.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         done = torch.cuda.Event()
         with torch.cuda.stream(self._stream):
             destination = self.weights.slab[first : first + layout.num_elements]
             destination.copy_(packed.slab, non_blocking=True)
-            self.weights.table[index].copy_(table_row, non_blocking=True)
+            self.weights.table[index].copy_(self._table_rows[index], non_blocking=True)
             done.record(self._stream)
-        self._copies[index] = _Copy(done, packed.slab, table_row)
+        self._copies[index] = _Copy(done, packed.slab)
         self._max_ranks[index] = self._most_ranks(layout.ranks)
         targets_head = layout.ranks[-1] > 0
         self._on_head = self._on_head | {index} if targets_head else self._on_head - {index}

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from local_engine import Generated, LocalEngine, collect, greedy
-from lorax_serve.engine.adapters.device_pool import AdapterPool
+from lorax_serve.engine.adapters.slab_tier import SlabTier
 from lorax_serve.engine.scheduler import Scheduler
 from lorax_serve.ipc.messages import Generate
 from lorax_serve.ipc.types import FinishReason, StopConditions
@@ -78,7 +78,7 @@ def happened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(owner, method, counted)
 
     count("preempted", Scheduler, "_preempt")
-    count("evicted", AdapterPool, "_evict")
+    count("evicted", SlabTier, "drop")
     return counts
 
 

@@ -58,7 +58,10 @@ class FakeSlot:
 
 @dataclass
 class FakeAdapters:
-    """`capacity` slots; an adapter becomes resident `delay` polls after it is asked for."""
+    """`capacity` slots; an adapter becomes resident `delay` polls after it is asked for.
+
+    Like the exchange, it drains a slot for the first adapter that finds no room.
+    """
 
     capacity: int = 2
     delay: int = 2
@@ -66,6 +69,8 @@ class FakeAdapters:
     resident: dict[AdapterRef, FakeSlot] = field(default_factory=dict)
     loading: dict[AdapterRef, int] = field(default_factory=dict)
     num_arriving: int = 0
+    draining: FakeSlot | None = None
+    staged: list[AdapterRef] = field(default_factory=list)
 
     def prefetch(self, ref: AdapterRef) -> None:
         if ref not in self.resident:
@@ -79,6 +84,7 @@ class FakeAdapters:
                 used = {slot.index for slot in self.resident.values()}
                 index = min(set(range(self.capacity)) - used)
                 self.resident[ref] = FakeSlot(index, f"digest of {ref.name}")
+                self.draining = None
 
     def _has_room(self) -> bool:
         if len(self.resident) < self.capacity:
@@ -87,6 +93,8 @@ class FakeAdapters:
             if slot.num_pins == 0:
                 del self.resident[ref]
                 return True
+        if self.draining not in self.resident.values():
+            self.draining = min(self.resident.values(), key=lambda slot: slot.num_pins)
         return False
 
     def acquire(self, ref: AdapterRef) -> FakeSlot | None:
@@ -95,6 +103,7 @@ class FakeAdapters:
         slot = self.resident.get(ref)
         if slot is None:
             self.prefetch(ref)
+        if slot is None or slot is self.draining:
             return None
         slot.num_pins += 1
         return slot
@@ -104,10 +113,11 @@ class FakeAdapters:
         slot.num_pins -= 1
 
     def cancel(self, ref: AdapterRef) -> None:
-        self.loading.pop(ref, None)
+        if self.loading.pop(ref, None) == 0:
+            self.draining = None
 
-    def waits_for_room(self, ref: AdapterRef) -> bool:
-        return self.loading.get(ref) == 0
+    def stage(self, refs: list[AdapterRef]) -> None:
+        self.staged = refs
 
 
 class Harness:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from lorax_serve.engine.adapters.slab import PackedAdapter, fill_slab, layout_of
 from lorax_serve.engine.adapters.weights import LoraMatrices, LoraWeights
 from lorax_serve.kernels.lora import LoraSite, LoraTarget
 
@@ -53,6 +54,20 @@ def random_weights(
     }
     digest = f"{name}-{seed}-{sorted(ranks.items())}"
     return LoraWeights(name, digest, matrices, unknown_config_fields=())
+
+
+def pack(
+    weights: LoraWeights,
+    sites: Sequence[LoraSite],
+    *,
+    dtype: torch.dtype = torch.float32,
+    transposed_a: bool = True,
+) -> PackedAdapter:
+    """The adapter in a slab of its own. Raises AdapterRejected."""
+    layout = layout_of(weights, sites, transposed_a=transposed_a)
+    slab = torch.empty(layout.num_elements, dtype=dtype)
+    fill_slab(slab, weights, sites, layout)
+    return PackedAdapter(weights.digest, layout, slab)
 
 
 def uniform_ranks(sites: Sequence[LoraSite], rank: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The pool: slabs never overlap, pins hold, eviction is by last use and no more than needed."""
+"""The pool: slabs never overlap, pins hold, eviction is by value and no more than needed."""
 
 from itertools import pairwise
 
@@ -7,19 +7,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorax_serve.engine.adapters.device_pool import ALIGNMENT, AdapterPool, AdapterSlot
+from lorax_serve.engine.adapters.device_pool import AdapterPool, AdapterSlot
+from lorax_serve.engine.adapters.eviction import UseHistory
 from lorax_serve.engine.adapters.slab import PackedAdapter, SlabLayout, slab_matrices
 from lorax_serve.engine.adapters.slab_memory import TorchSlabs
 from lorax_serve.engine.adapters.slab_space import Extent, SlabSpace
+from lorax_serve.engine.adapters.slab_tier import ALIGNMENT
 from lorax_serve.kernels.lora import BASE_SLOT, Segments
-from random_lora import made_up_sites, mixed_ranks, out_features, random_weights, uniform_ranks
+from random_lora import (
+    made_up_sites,
+    mixed_ranks,
+    out_features,
+    pack,
+    random_weights,
+    uniform_ranks,
+)
 
 SITES = made_up_sites()
 CPU = torch.device("cpu")
 
 
 def new_pool(capacity_bytes: int) -> AdapterPool:
-    return AdapterPool(SITES, new_memory(capacity_bytes))
+    return AdapterPool(new_memory(capacity_bytes), UseHistory())
 
 
 def new_memory(capacity_bytes: int, dtype: torch.dtype = torch.float32) -> TorchSlabs:
@@ -46,17 +55,28 @@ def place(pool: AdapterPool, digest: str, num_units: int = 1) -> AdapterSlot:
     return slot
 
 
-def test_the_least_recently_used_goes_first_and_only_as_many_as_needed() -> None:
-    pool = new_pool(4 * ALIGNMENT)
-    for digest in "abcd":
-        place(pool, digest)
-    for digest in "bacd":
-        slot = pool.find(digest)
-        assert slot is not None
-        pool.pin(slot)
-        pool.unpin(slot)
+def test_the_least_used_goes_first_and_only_as_many_as_needed() -> None:
+    history = UseHistory()
+    pool = AdapterPool(new_memory(4 * ALIGNMENT), history)
+    for digest, num_uses in (("a", 3), ("b", 1), ("c", 2), ("d", 3)):
+        slot = place(pool, digest)
+        for _ in range(num_uses):
+            history.record(digest)
+            pool.touch(slot)
     place(pool, "e")
     assert [pool.find(d) is not None for d in "abcde"] == [True, False, True, True, True]
+
+
+def test_what_is_not_used_any_more_is_overtaken_in_time() -> None:
+    history = UseHistory()
+    pool = AdapterPool(new_memory(2 * ALIGNMENT), history)
+    for _ in range(20):
+        history.record("old")
+    place(pool, "old")
+    for number in range(100):  # each used once, one after another
+        history.record(str(number))
+        place(pool, str(number))
+    assert pool.find("old") is None
 
 
 def test_a_pinned_slot_stays_and_its_index_and_bytes_with_it() -> None:
@@ -80,7 +100,7 @@ def test_neighbours_are_evicted_together_when_only_that_makes_a_hole() -> None:
     slots = {digest: place(pool, digest) for digest in "abcdef"}
     for digest in "ad":
         pool.pin(slots[digest])
-    # b c between the pins, e f after them: either pair makes room, b c were used longer ago.
+    # b c between the pins, e f after them: either pair makes room, and all are worth the same.
     place(pool, "two", 2)
     assert [pool.find(d) is not None for d in "abcdef"] == [True, False, False, True, True, True]
     assert pool.place(blank("three", 3)) is None
@@ -126,7 +146,7 @@ def test_any_traffic_keeps_the_ledger_and_the_bytes(
     actions: list[tuple[str, int, int]], capacity: int
 ) -> None:
     memory = new_memory(capacity * ALIGNMENT)
-    pool = AdapterPool(SITES, memory)
+    pool = AdapterPool(memory, UseHistory())
     pinned: dict[str, AdapterSlot] = {}
     contents: dict[str, PackedAdapter] = {}
     for action, number, num_units in actions:
@@ -172,12 +192,12 @@ def hole_sizes(pool: AdapterPool, kept: set[Extent]) -> list[int]:
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=8),
     gaps=st.lists(st.integers(0, 2), min_size=8, max_size=8),
+    worths=st.lists(st.integers(0, 5), min_size=8, max_size=8),
     size=st.integers(1, 12),
-    order=st.permutations(range(8)),
-    num_kept=st.integers(0, 2),
+    kept=st.sets(st.integers(0, 7), max_size=3),
 )
-def test_a_plan_is_the_cheapest_of_the_oldest(sizes, gaps, size, order, num_kept) -> None:  # type: ignore[no-untyped-def]
-    """Against brute force: fewest candidates in their order, then fewest evicted bytes."""
+def test_a_plan_is_the_hole_that_loses_least(sizes, gaps, worths, size, kept) -> None:  # type: ignore[no-untyped-def]
+    """Against brute force over every address."""
     extents, end = [], 0
     for gap, each in zip(gaps, sizes, strict=False):
         extents.append(Extent(end + gap, each))
@@ -185,36 +205,53 @@ def test_a_plan_is_the_cheapest_of_the_oldest(sizes, gaps, size, order, num_kept
     space = SlabSpace(end + 1)
     for extent in extents:
         space.take(extent)
-    evictable = [extents[i] for i in order if i < len(extents)][num_kept:]
-
-    def cheapest(allowed: list[Extent]) -> int | None:
-        costs = []
-        for start in range(space.capacity - size + 1):
-            hit = [e for e in extents if e.start < start + size and e.stop > start]
-            if all(e in allowed for e in hit):
-                costs.append(sum(e.size for e in hit))
-        return min(costs, default=None)
-
-    expected = next(
-        (c for n in range(len(evictable) + 1) if (c := cheapest(evictable[:n])) is not None), None
-    )
-    plan = space.plan(size, evictable)
-    assert (plan is None) == (expected is None)
+    values = {e: float(worths[i]) for i, e in enumerate(extents) if i not in kept}
+    holes = []
+    for start in range(space.capacity - size + 1):
+        hit = [e for e in extents if e.start < start + size and e.stop > start]
+        if all(e in values for e in hit):
+            holes.append((sum(values[e] for e in hit), sum(e.size for e in hit)))
+    plan = space.plan(size, values)
+    assert (plan is None) == (not holes)
     if plan is not None:
-        assert sum(e.size for e in plan.evicted) == expected
-        for extent in plan.evicted:
+        evicted = plan.evicted
+        assert (sum(values[e] for e in evicted), sum(e.size for e in evicted)) == min(holes)
+        for extent in evicted:
             space.free(extent)
         space.take(plan.extent)
         space.check_integrity()
 
 
+def test_what_is_needed_sooner_is_not_evicted_for_what_is_needed_later() -> None:
+    pool = new_pool(2 * ALIGNMENT)
+    sooner, other = place(pool, "sooner"), place(pool, "other")
+    assert pool.place(blank("later", 1), keep=[sooner]) is not None
+    assert pool.find("sooner") is sooner and pool.find("other") is not other
+    assert pool.place(blank("two", 2), keep=[sooner]) is None
+
+
+def test_a_drain_takes_the_place_with_the_fewest_pins() -> None:
+    pool = new_pool(4 * ALIGNMENT)
+    slots = {digest: place(pool, digest) for digest in "abcd"}
+    for digest in "aabcddd":
+        pool.pin(slots[digest])
+    pool.drain_for(2 * ALIGNMENT)
+    assert [d for d in "abcd" if pool.is_draining(slots[d])] == ["b", "c"]
+    pool.unpin(slots["b"])
+    assert pool.place(blank("two", 2)) is None
+    pool.unpin(slots["c"])
+    assert pool.place(blank("two", 2)) is not None
+    pool.end_drain()
+    assert not any(pool.is_draining(slot) for slot in slots.values())
+
+
 def test_a_delta_adds_each_segments_own_adapter() -> None:
     memory = new_memory(1 << 20)
-    pool = AdapterPool(SITES, memory)
+    pool = AdapterPool(memory, UseHistory())
     adapters = []
     for seed in range(3):
         weights = random_weights(SITES, mixed_ranks(SITES, seed), seed=seed)
-        slot = pool.place(pool.pack(weights))
+        slot = pool.place(pack(weights, SITES))
         assert slot is not None
         adapters.append((slot, weights))
     segments = Segments(
@@ -247,9 +284,9 @@ def test_base_rows_alone_need_no_delta() -> None:
 
 def test_slabs_round_trip_through_the_pool() -> None:
     memory = new_memory(1 << 20, torch.bfloat16)
-    pool = AdapterPool(SITES, memory)
+    pool = AdapterPool(memory, UseHistory())
     weights = random_weights(SITES, uniform_ranks(SITES, 5))
-    packed = pool.pack(weights)
+    packed = pack(weights, SITES, dtype=torch.bfloat16)
     slot = pool.place(packed)
     assert slot is not None
     assert slot.num_bytes % ALIGNMENT == 0 and slot.num_bytes - packed.num_bytes < ALIGNMENT
@@ -274,7 +311,7 @@ class SlowMemory(TorchSlabs):
 
 def test_an_adapter_under_way_is_neither_used_nor_evicted() -> None:
     memory = SlowMemory(ALIGNMENT)
-    pool = AdapterPool(SITES, memory)
+    pool = AdapterPool(memory, UseHistory())
     slot = place(pool, "a")
     assert pool.num_arriving == 1 and not pool.is_ready(slot)
     pool.poll()
@@ -290,11 +327,14 @@ def test_an_adapter_under_way_is_neither_used_nor_evicted() -> None:
 def test_no_more_slots_than_the_memory_can_name() -> None:
     memory = SlowMemory(100 * ALIGNMENT, max_slots=2)
     memory.arrived.update(range(3))
-    pool = AdapterPool(SITES, memory)
+    pool = AdapterPool(memory, UseHistory())
     first, second = place(pool, "a"), place(pool, "b")
     pool.pin(second)
     third = place(pool, "c")
     assert pool.find("a") is None and third.index == first.index
     pool.pin(third)
     assert pool.place(blank("d", 1)) is None
+    pool.pin(second)
+    pool.drain_for(ALIGNMENT)
+    assert pool.is_draining(third) and not pool.is_draining(second)
     pool.check_integrity()

@@ -3,114 +3,37 @@
 import random
 import shutil
 import threading
-import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from exchange_bench import (
+    NAMES,
+    PATIENCE_SECONDS,
+    SITES,
+    Bench,
+    GatedReader,
+    adapter_bytes,
+    assert_holds,
+)
 from lorax_serve.engine.adapters import exchange as exchange_module
-from lorax_serve.engine.adapters.device_pool import AdapterPool, AdapterSlot
+from lorax_serve.engine.adapters.device_pool import AdapterSlot
 from lorax_serve.engine.adapters.exchange import AdapterExchange
 from lorax_serve.engine.adapters.format import read_adapter
-from lorax_serve.engine.adapters.slab_memory import TorchSlabs
 from lorax_serve.engine.adapters.weights import LoraWeights
-from lorax_serve.engine.errors import AdapterRejected, RequestError
+from lorax_serve.engine.errors import AdapterRejected
 from lorax_serve.ipc.types import AdapterRef, ErrorCode
 from peft_adapters import (
     WEIGHTS_NAME,
     adapter_ref,
-    build_adapter,
     edit_bytes,
     edit_config,
     edit_tensors,
-    lora_sites,
-    tiny_llama,
 )
-
-BASE = tiny_llama()
-SITES = lora_sites(BASE)
-NAMES = tuple("abcdefgh")
-PATIENCE_SECONDS = 30  # for a thread that should have answered long ago
-
-
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("adapters")
-    for seed, name in enumerate(NAMES):
-        build_adapter(root / name, BASE, seed=seed, rank=4, targets=["q_proj", "down_proj"])
-    return root
-
-
-@pytest.fixture
-def folders(originals: Path, tmp_path: Path) -> Path:
-    shutil.copytree(originals, tmp_path / "adapters")
-    return tmp_path / "adapters"
-
-
-def adapter_bytes(originals: Path) -> int:
-    """What each of the adapters takes in a pool."""
-    pool = new_pool(1 << 20)
-    weights = read_adapter(adapter_ref(originals / "a"), SITES, max_rank=64)
-    slot = pool.place(pool.pack(weights))
-    assert slot is not None
-    return slot.num_bytes
-
-
-def new_pool(capacity_bytes: int) -> AdapterPool:
-    return AdapterPool(SITES, new_memory(capacity_bytes))
-
-
-def new_memory(capacity_bytes: int) -> TorchSlabs:
-    return TorchSlabs(
-        SITES, capacity_bytes=capacity_bytes, dtype=torch.float32, device=torch.device("cpu")
-    )
-
-
-class Bench:
-    """A pool with room for a few adapters, its exchange, and a clock to wait on."""
-
-    def __init__(self, *, capacity_bytes: int, max_loading: int = 2) -> None:
-        self.woken = threading.Event()
-        self.waking_threads: set[str] = set()
-        self.memory = new_memory(capacity_bytes)
-        self.pool = AdapterPool(SITES, self.memory)
-        self.exchange = AdapterExchange(
-            self.pool, SITES, max_rank=64, max_loading=max_loading, on_loaded=self._wake
-        )
-
-    def _wake(self) -> None:
-        self.waking_threads.add(threading.current_thread().name)
-        self.woken.set()
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Poll whenever the exchange calls, until the condition holds."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        self.exchange.poll()
-        while not condition():
-            assert self.woken.wait(deadline - time.monotonic()), "nobody woke the loop"
-            self.woken.clear()
-            self.exchange.poll()
-
-    def acquired(self, ref: AdapterRef) -> AdapterSlot:
-        slots: list[AdapterSlot] = []
-
-        def try_acquire() -> bool:
-            slot = self.exchange.acquire(ref)
-            if slot is not None:
-                slots.append(slot)
-            return slot is not None
-
-        self.until(try_acquire)
-        return slots[0]
-
-    def failure(self, ref: AdapterRef) -> RequestError:
-        with pytest.raises(RequestError) as caught:
-            self.acquired(ref)
-        return caught.value
 
 
 @pytest.fixture
@@ -118,43 +41,8 @@ def bench(originals: Path) -> Iterator[Bench]:
     bench = Bench(capacity_bytes=2 * adapter_bytes(originals))
     yield bench
     bench.exchange.close()
-    bench.pool.check_integrity()
+    bench.exchange.check_integrity()
     assert not [t for t in threading.enumerate() if t.name.startswith("adapter-loader")]
-
-
-class GatedReader:
-    """Stands in for read_adapter: counts the reads, and holds each until its gate is opened."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.started = threading.Semaphore(0)
-        self.gate = threading.Event()
-
-    def __call__(self, ref: AdapterRef, *args: object, **options: object) -> LoraWeights:
-        self.counts[ref.name] += 1
-        self.started.release()
-        assert self.gate.wait(PATIENCE_SECONDS)
-        return read_adapter(ref, *args, **options)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def reader(monkeypatch: pytest.MonkeyPatch) -> GatedReader:
-    reader = GatedReader()
-    monkeypatch.setattr(exchange_module, "read_adapter", reader)
-    return reader
-
-
-def assert_holds(memory: TorchSlabs, slot: AdapterSlot, folder: Path) -> None:
-    """The slot computes what the folder says."""
-    weights = read_adapter(adapter_ref(folder), SITES, max_rank=64)
-    assert slot.digest == weights.digest
-    for site, views in zip(SITES, memory.weights_of(slot.index), strict=True):
-        targeted = [t for t in site.targets if t.module in weights.matrices]
-        for target, view in zip(targeted, () if views is None else views.targets, strict=True):
-            matrices = weights.matrices[target.module]
-            assert views is not None
-            assert torch.equal(views.a_t[:, view.ranks].t(), matrices.a)
-            assert torch.equal(view.b_t.t(), matrices.b * matrices.scale)
 
 
 def test_an_adapter_is_read_on_a_thread_and_lent_pinned(bench: Bench, folders: Path) -> None:
@@ -185,25 +73,26 @@ def test_a_hundred_prefetches_are_one_read(
     assert reader.counts == {"a": 1}
 
 
-def test_the_least_recently_used_leaves_and_comes_back(bench: Bench, folders: Path) -> None:
+def test_what_was_evicted_comes_back_without_a_second_read(bench: Bench, folders: Path) -> None:
     for name in ("a", "b", "c"):
-        bench.exchange.release(bench.acquired(adapter_ref(folders / name)))
+        bench.use(adapter_ref(folders / name))
     assert bench.exchange.num_resident == 2
-    assert bench.exchange.acquire(adapter_ref(folders / "a")) is None
-    assert_holds(bench.memory, bench.acquired(adapter_ref(folders / "a")), folders / "a")
+    evicted = [name for name in "abc" if bench.pool.find(digest_of(folders / name)) is None]
+    shutil.rmtree(folders / evicted[0])
+    slot = bench.exchange.acquire(adapter_ref(folders / evicted[0]))
+    assert slot is not None and slot.digest
+    assert bench.exchange.counts.num_loads == 3 and bench.exchange.counts.num_copies == 4
 
 
 def test_pinned_adapters_are_waited_for(bench: Bench, folders: Path) -> None:
     held = [bench.acquired(adapter_ref(folders / name)) for name in ("a", "b")]
     ref = adapter_ref(folders / "c")
-    assert not bench.exchange.waits_for_room(ref)
     assert bench.exchange.acquire(ref) is None
     bench.until(lambda: bench.exchange.num_waiting_for_room == 1)
     assert bench.exchange.acquire(ref) is None
-    assert bench.exchange.waits_for_room(ref)
     bench.exchange.release(held[0])
     slot = bench.exchange.acquire(ref)
-    assert slot is not None and not bench.exchange.waits_for_room(ref)
+    assert slot is not None and bench.exchange.num_waiting_for_room == 0
     assert_holds(bench.memory, slot, folders / "c")
     assert_holds(bench.memory, held[1], folders / "b")
 
@@ -230,7 +119,8 @@ def test_a_kept_failure_keeps_no_frames(bench: Bench, folders: Path) -> None:
     first = traceback.extract_tb(bench.failure(ref).__traceback__)
     again = bench.failure(ref)
     assert len(traceback.extract_tb(again.__traceback__)) == len(first)
-    assert all(frame.filename.endswith("exchange.py") for frame in first)  # ours and theirs
+    names = {Path(frame.filename).name for frame in first}
+    assert names == {"exchange.py", "exchange_bench.py"}  # ours and theirs
     assert again.__context__ is None and again.__cause__ is None
 
 
@@ -251,10 +141,16 @@ def test_a_surprise_in_the_loader_fails_its_adapter_only(
     assert_holds(bench.memory, bench.acquired(adapter_ref(folders / "b")), folders / "b")
 
 
-def test_an_adapter_larger_than_the_pool_is_refused(folders: Path) -> None:
-    bench = Bench(capacity_bytes=4096)
+@pytest.mark.parametrize("tier", ["device", "host"])
+def test_an_adapter_larger_than_a_tier_is_refused(folders: Path, tier: str) -> None:
+    bench = Bench(
+        capacity_bytes=4096 if tier == "device" else 1 << 20,
+        host_bytes=4096 if tier == "host" else 1 << 20,
+    )
     error = bench.failure(adapter_ref(folders / "a"))
-    assert error.code is ErrorCode.ADAPTER_TOO_LARGE
+    assert error.code is ErrorCode.ADAPTER_TOO_LARGE and f"{tier} memory" in error.message
+    bench.exchange.cancel(adapter_ref(folders / "a"))
+    bench.assert_nothing_held()
     bench.exchange.close()
 
 
@@ -288,8 +184,8 @@ def test_nobody_waiting_means_nothing_kept(
     for ref in refs:
         bench.exchange.cancel(ref)
     reader.gate.set()
-    bench.until(lambda: bench.exchange.num_loading == 0)
-    assert bench.exchange.num_waiting_for_room == 0 == bench.exchange.num_resident
+    bench.assert_nothing_held()
+    assert bench.exchange.num_resident == 0 == len(bench.store)
     assert "c" not in reader.counts
     assert_holds(bench.memory, bench.acquired(refs[0]), folders / "a")
 
@@ -310,38 +206,48 @@ def test_interest_that_returns_while_loading_needs_no_second_read(
 def test_adapters_without_room_do_not_pile_up_on_the_host(
     folders: Path, originals: Path, reader: GatedReader
 ) -> None:
+    """Of a host tier of four, two may be taken ahead of time; the rest waits in its files."""
     reader.gate.set()
-    bench = Bench(capacity_bytes=adapter_bytes(originals), max_loading=1)
+    size = adapter_bytes(originals)
+    bench = Bench(capacity_bytes=size, host_bytes=4 * size, max_loading=1)
     held = bench.acquired(adapter_ref(folders / "a"))
     refs = [adapter_ref(folders / name) for name in NAMES[1:]]
     for ref in refs:
         bench.exchange.prefetch(ref)
-    bench.until(lambda: bench.exchange.num_waiting_for_room == 2)
-    for _ in range(3):
+    bench.until(lambda: bench.exchange.num_waiting_for_room == 3)
+    for _ in range(4):
         assert reader.started.acquire(timeout=PATIENCE_SECONDS)
-    assert not reader.started.acquire(timeout=0.2), "a fourth adapter is being read"
-    assert bench.exchange.num_loading == len(refs) - 2
+    assert not reader.started.acquire(timeout=0.2), "a fifth adapter is being read"
+    assert bench.exchange.num_loading == len(refs) - 3
     bench.exchange.release(held)
     for ref in refs:
-        bench.exchange.release(bench.acquired(ref))
+        bench.use(ref)
     assert sum(reader.counts.values()) == len(NAMES)
+    bench.assert_nothing_held()
     bench.exchange.close()
 
 
-def test_an_adapter_deleted_from_disk_serves_on_until_it_is_evicted(
-    bench: Bench, folders: Path
+def test_an_adapter_deleted_from_disk_serves_on_until_both_tiers_have_evicted_it(
+    folders: Path, originals: Path
 ) -> None:
+    size = adapter_bytes(originals)
+    bench = Bench(capacity_bytes=size, host_bytes=2 * size)
     ref = adapter_ref(folders / "a")
     slot = bench.acquired(ref)
     shutil.rmtree(folders / "a")
     assert bench.exchange.acquire(ref) is slot
     bench.exchange.release(slot)
     bench.exchange.release(slot)
-    for name in ("b", "c"):
-        bench.exchange.release(bench.acquired(adapter_ref(folders / name)))
+    bench.use(adapter_ref(folders / "b"))
+    assert bench.pool.find(slot.digest) is None
+    bench.use(ref)
+    for name in ("b", "c", "d", "e"):
+        for _ in range(4):
+            bench.use(adapter_ref(folders / name))
     error = bench.failure(ref)
     assert error.code is ErrorCode.MODEL_NOT_FOUND
     assert str(folders) not in error.message
+    bench.exchange.close()
 
 
 def test_files_rewritten_all_the_time_give_old_or_new_or_a_clean_error(
@@ -386,12 +292,19 @@ def test_files_rewritten_all_the_time_give_old_or_new_or_a_clean_error(
     assert_holds(bench.memory, bench.acquired(adapter_ref(folder, revision="last")), folder)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_any_traffic_serves_every_waiter(originals: Path, folders: Path, seed: int) -> None:
-    """A loop like the scheduler's, with waiters that give up, through a pool for three adapters."""
-    rng = random.Random(seed)
+@pytest.mark.parametrize("copy_delay", [0, 3])
+@pytest.mark.parametrize("host_slots", [1, 3, 8])
+@pytest.mark.parametrize("device_slots", [1, 3])
+def test_any_traffic_serves_every_waiter(
+    originals: Path, folders: Path, device_slots: int, host_slots: int, copy_delay: int
+) -> None:
+    """A loop like the scheduler's, with waiters that give up, through small tiers."""
+    rng = random.Random(device_slots + 10 * host_slots + 100 * copy_delay)
     edit_bytes(folders / "h", lambda data: data[:-1])
-    bench = Bench(capacity_bytes=3 * adapter_bytes(originals), max_loading=2)
+    size = adapter_bytes(originals)
+    bench = Bench(
+        capacity_bytes=device_slots * size, host_bytes=host_slots * size, copy_delay=copy_delay
+    )
     exchange = bench.exchange
     waiting: list[tuple[int, AdapterRef]] = []
     running: list[AdapterSlot] = []
@@ -407,7 +320,7 @@ def test_any_traffic_serves_every_waiter(originals: Path, folders: Path, seed: i
             waiting.append((num_arrived, adapter_ref(folders / rng.choice(NAMES))))
             exchange.prefetch(waiting[-1][1])
             num_arrived += 1
-        for item in [item for item in waiting if rng.random() < 0.01]:
+        for item in [item for item in waiting if rng.random() < 0.002]:
             leave(exchange, waiting, item)
             num_left += 1
         progress = False
@@ -425,20 +338,26 @@ def test_any_traffic_serves_every_waiter(originals: Path, folders: Path, seed: i
                 continue
             if slot is not None:
                 assert slot.digest == digests[ref.name]
+                assert_holds(bench.memory, slot, folders / ref.name)
                 waiting.remove(item)
                 running.append(slot)
                 num_served += 1
                 progress = True
-        bench.pool.check_integrity()
+        exchange.stage(list(dict.fromkeys(ref for _, ref in waiting))[:3])
+        exchange.check_integrity()
         while running and (rng.random() < 0.5 or not progress):
             exchange.release(running.pop(rng.randrange(len(running))))
             progress = True
-        if waiting and not progress:
+        if waiting and not progress and not exchange.num_arriving:
             assert bench.woken.wait(PATIENCE_SECONDS), f"stuck with {waiting}"
     assert num_served + num_failed + num_left == 150
     assert num_served > num_failed + num_left
-    assert exchange.num_loading == 0 == exchange.num_waiting_for_room
+    bench.assert_nothing_held()
     exchange.close()
+
+
+def digest_of(folder: Path) -> str:
+    return read_adapter(adapter_ref(folder), SITES, max_rank=64).digest
 
 
 def leave(

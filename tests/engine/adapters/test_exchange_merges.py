@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lorax_serve.engine.adapters import exchange as exchange_module
-from lorax_serve.engine.adapters.device_pool import AdapterPool, AdapterSlot
+from lorax_serve.engine.adapters.device_pool import AdapterSlot
 from lorax_serve.engine.adapters.exchange import AdapterExchange
 from lorax_serve.engine.adapters.merge import read_merged
 from lorax_serve.engine.adapters.slab_memory import TorchSlabs
@@ -40,8 +40,9 @@ def exchange(woken: threading.Event) -> Iterator[AdapterExchange]:
     memory = TorchSlabs(
         SITES, capacity_bytes=2**20, dtype=torch.float32, device=torch.device("cpu")
     )
+    host_buffer = torch.empty(2**18)
     made = AdapterExchange(
-        AdapterPool(SITES, memory), SITES, max_rank=64, max_loading=1, on_loaded=woken.set
+        memory, host_buffer, SITES, max_rank=64, max_loading=1, on_loaded=woken.set
     )
     yield made
     made.close()

@@ -15,7 +15,7 @@ from peft import PeftModel
 import peft_adapters
 from lorax_serve.engine.adapters import format as format_module
 from lorax_serve.engine.adapters.format import read_adapter
-from lorax_serve.engine.adapters.slab import pack, slab_matrices
+from lorax_serve.engine.adapters.slab import slab_matrices
 from lorax_serve.engine.errors import AdapterRejected
 from lorax_serve.ipc.types import ErrorCode
 from peft_adapters import (
@@ -29,6 +29,7 @@ from peft_adapters import (
     lora_sites,
     tiny_llama,
 )
+from random_lora import pack
 
 BASE = tiny_llama()
 SITES = lora_sites(BASE)
@@ -70,7 +71,7 @@ HONOURED: dict[str, dict[str, Any]] = {
 def packed_deltas(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
     """B A of every module, from the packed slab."""
     weights = read_adapter(adapter_ref(folder), SITES, max_rank=128)
-    packed = pack(weights, SITES, dtype=dtype, max_bytes=1 << 30, transposed_a=True)
+    packed = pack(weights, SITES, dtype=dtype, transposed_a=True)
     return {
         module: b_t.float().t() @ a.float()
         for module, a, b_t in slab_matrices(packed.slab, SITES, packed.layout)

@@ -7,14 +7,11 @@ from hypothesis import strategies as st
 
 from lorax_serve.engine.adapters.slab import (
     UNTARGETED,
-    pack,
     plan_slab,
     slab_matrices,
     slab_sites,
 )
-from lorax_serve.engine.errors import AdapterRejected
-from lorax_serve.ipc.types import ErrorCode
-from random_lora import made_up_sites, mixed_ranks, random_weights, uniform_ranks
+from random_lora import made_up_sites, mixed_ranks, pack, random_weights
 
 SITES = made_up_sites()
 MODULES = [target.module for site in SITES for target in site.targets]
@@ -33,7 +30,7 @@ def test_unpacking_inverts_packing(
     ranks: dict[str, int], dtype: torch.dtype, transposed_a: bool
 ) -> None:
     weights = random_weights(SITES, ranks, seed=1)
-    packed = pack(weights, SITES, dtype=dtype, max_bytes=1 << 30, transposed_a=transposed_a)
+    packed = pack(weights, SITES, dtype=dtype, transposed_a=transposed_a)
     unpacked = {m: (a, b_t) for m, a, b_t in slab_matrices(packed.slab, SITES, packed.layout)}
     assert unpacked.keys() == weights.matrices.keys() == {m for m, rank in ranks.items() if rank}
     for module, (a, b_t) in unpacked.items():
@@ -59,7 +56,7 @@ def test_matrices_fill_the_slab_without_overlap(ranks: dict[str, int], transpose
 def test_sites_view_the_slab_with_a_stacked(transposed_a: bool) -> None:
     ranks = mixed_ranks(SITES, seed=3)
     weights = random_weights(SITES, ranks)
-    packed = pack(weights, SITES, dtype=torch.float32, max_bytes=1 << 30, transposed_a=transposed_a)
+    packed = pack(weights, SITES, dtype=torch.float32, transposed_a=transposed_a)
     slab = packed.slab
     for site, views in zip(SITES, slab_sites(slab, SITES, packed.layout), strict=True):
         targeted = [target for target in site.targets if ranks[target.module]]
@@ -74,18 +71,3 @@ def test_sites_view_the_slab_with_a_stacked(transposed_a: bool) -> None:
             assert view.columns == slice(target.out_start, target.out_start + target.out_features)
             for matrix in (views.a_t, view.b_t):
                 assert matrix.untyped_storage().data_ptr() == slab.untyped_storage().data_ptr()
-
-
-def test_a_slab_beyond_the_limit_is_refused_before_it_is_made() -> None:
-    weights = random_weights(SITES, uniform_ranks(SITES, 4), name="wide")
-    layout = plan_slab(SITES, uniform_ranks(SITES, 4), transposed_a=True)
-    num_bytes = 4 * layout.num_elements
-
-    def pack_into(max_bytes: int, dtype: torch.dtype) -> int:
-        return pack(weights, SITES, dtype=dtype, max_bytes=max_bytes, transposed_a=True).num_bytes
-
-    assert pack_into(num_bytes, torch.float32) == num_bytes
-    with pytest.raises(AdapterRejected, match=r"'wide'.*device memory") as caught:
-        pack_into(num_bytes - 1, torch.float32)
-    assert caught.value.code is ErrorCode.ADAPTER_TOO_LARGE
-    assert pack_into(num_bytes - 1, torch.float16) == num_bytes // 2

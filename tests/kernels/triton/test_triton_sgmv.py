@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from devices import DEVICES, relative_error
-from lorax_serve.engine.adapters.slab import pack, slab_sites
+from lorax_serve.engine.adapters.slab import slab_sites
 from lorax_serve.kernels.lora import BASE_SLOT, LoraSite, LoraTarget, Segments
 from lorax_serve.kernels.lora_table import LoraTable, tiles_of
 from lorax_serve.kernels.sgmv import SegmentsDelta, SiteWeights
@@ -21,7 +21,7 @@ from lorax_serve.kernels.triton.lora_delta import (
 )
 from lorax_serve.kernels.triton.sgmv_expand import ExpandShape
 from lorax_serve.kernels.triton.sgmv_shrink import ShrinkShape
-from random_lora import out_features, random_weights
+from random_lora import out_features, pack, random_weights
 
 # Small enough for the interpreter, yet several splits, products and column blocks a site.
 SMALL_DECODE = SgmvShapes(
@@ -69,7 +69,7 @@ class Pool:
                 t.module: rank if rng.random() < 0.75 else 0 for s in sites for t in s.targets
             }
             weights = random_weights(sites, by_module, seed=seed)
-            packed = pack(weights, sites, dtype=dtype, max_bytes=1 << 40, transposed_a=False)
+            packed = pack(weights, sites, dtype=dtype, transposed_a=False)
             slab = (packed.slab.float() / 8).to(dtype).to(device)
             slabs.append(slab)
             self.twins.append(slab_sites(slab, sites, packed.layout))

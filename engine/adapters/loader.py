@@ -1,0 +1,264 @@
+"""Adapters on their way from files to the host.
+
+    queued → reading (a thread) → read, waiting for room → packing (a thread) → on the host
+                    ↘ failed                                      ↘ failed
+
+A load visits a thread twice, because only the loop may decide who leaves the host for it: first the
+files are read and validated, which tells the size; then the adapter is packed straight into the
+room that the loop has reserved. Everything else happens on the loop's one thread.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+import structlog
+import torch
+
+from lorax_serve.engine.adapters.host_store import HostSlab, HostStore
+from lorax_serve.engine.adapters.slab import SlabLayout, fill_slab, layout_of
+from lorax_serve.engine.adapters.weights import LoraWeights
+from lorax_serve.engine.errors import RequestError
+from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
+from lorax_serve.kernels.lora import LoraSite
+
+log = structlog.get_logger(__name__)
+
+# Adapters that are read or being read, for each thread: one at work, one waiting for room.
+_STAGED_PER_THREAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAdapter:
+    """Validated, laid out, and not packed yet."""
+
+    weights: LoraWeights
+    layout: SlabLayout
+    seconds: float  # it took to read
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A load that has ended well. The slab is pinned, once; None: it is on the device already."""
+
+    ref: AnyAdapterRef
+    digest: str
+    slab: HostSlab | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedLoad:
+    ref: AnyAdapterRef
+    error: RequestError
+
+
+class AdapterLoader:
+    """Runs at most `max_loading` loads at a time, in the order somebody else prefers."""
+
+    def __init__(
+        self,
+        store: HostStore,
+        sites: Sequence[LoraSite],
+        read: Callable[[AnyAdapterRef], LoraWeights],
+        *,
+        is_on_device: Callable[[str], bool],
+        transposed_a: bool,
+        max_loading: int,
+        on_loaded: Callable[[], None],
+    ) -> None:
+        """`read` is called on threads; it may raise RequestError. `is_on_device` takes a digest."""
+        self._store = store
+        self._sites = tuple(sites)
+        self._read = read
+        self._is_on_device = is_on_device
+        self._transposed_a = transposed_a
+        self._max_loading = max_loading
+        self._on_loaded = on_loaded
+        # Loading must not take the forward pass's cores. A thread new to torch would inherit the
+        # count that a loader sets for itself; asking for it settles this thread's own first.
+        torch.get_num_threads()
+        self._threads = _loader_threads(max_loading, "adapter-loader")
+        # Pruned merges take minutes where files take milliseconds: nobody else waits for one.
+        self._pruning_thread = _loader_threads(1, "adapter-pruner")
+        self._finished: SimpleQueue[tuple[AnyAdapterRef, _Outcome]] = SimpleQueue()
+        # A ref is in at most one of these four; on a thread, with whether anybody still wants it.
+        self._queued: dict[AnyAdapterRef, None] = {}  # in order of arrival
+        self._reading: dict[AnyAdapterRef, bool] = {}
+        self._waiting: dict[AnyAdapterRef, ReadAdapter] = {}  # for room on the host
+        self._packing: dict[AnyAdapterRef, tuple[HostSlab, bool]] = {}
+        self._preferred: Sequence[AnyAdapterRef] = ()
+
+    @property
+    def num_loading(self) -> int:
+        return len(self._queued) + self._num_in_hand
+
+    @property
+    def _num_in_hand(self) -> int:
+        return len(self._reading) + len(self._waiting) + len(self._packing)
+
+    def __contains__(self, ref: AnyAdapterRef) -> bool:
+        places = (self._queued, self._reading, self._waiting, self._packing)
+        return any(ref in place for place in places)
+
+    def request(self, ref: AnyAdapterRef) -> None:
+        """Load the adapter, unless that is under way."""
+        if ref in self._reading:
+            self._reading[ref] = True
+        elif ref in self._packing:
+            self._packing[ref] = (self._packing[ref][0], True)
+        elif ref not in self._waiting and ref not in self._queued:
+            self._queued[ref] = None
+            self._start()
+
+    def cancel(self, ref: AnyAdapterRef) -> None:
+        """Nobody waits for the adapter any more. One that is being packed stays as a cached one."""
+        self._queued.pop(ref, None)
+        self._waiting.pop(ref, None)
+        if ref in self._reading:
+            self._reading[ref] = False
+        if ref in self._packing:
+            self._packing[ref] = (self._packing[ref][0], False)
+
+    def prefer(self, refs: Sequence[AnyAdapterRef]) -> None:
+        """Start with these, in this order, until the next call."""
+        self._preferred = refs
+
+    def poll(self) -> list[Load | FailedLoad]:
+        """Take over what threads have finished, and give them more to do. Never blocks."""
+        ended: list[Load | FailedLoad] = []
+        while True:
+            try:
+                ref, outcome = self._finished.get_nowait()
+            except Empty:
+                break
+            if ref in self._packing:
+                ended += self._take_packed(ref, outcome)
+            elif not self._reading.pop(ref):
+                continue
+            elif isinstance(outcome, RequestError):
+                ended.append(FailedLoad(ref, outcome))
+            elif outcome is not None:
+                self._waiting[ref] = outcome
+        ended += self._pack_waiting()
+        self._start()
+        return ended
+
+    def close(self) -> None:
+        """Wait for the threads to end. The loader is of no use afterwards."""
+        self._queued.clear()
+        for threads in (self._threads, self._pruning_thread):
+            threads.shutdown(wait=True, cancel_futures=True)
+
+    def _take_packed(self, ref: AnyAdapterRef, outcome: "_Outcome") -> list[Load | FailedLoad]:
+        slab, is_wanted = self._packing.pop(ref)
+        if isinstance(outcome, RequestError):
+            self._store.discard(slab)
+            return [FailedLoad(ref, outcome)] if is_wanted else []
+        self._store.publish(slab)
+        if not is_wanted:
+            self._store.unpin(slab)
+            return []
+        return [Load(ref, slab.digest, slab)]
+
+    def _pack_waiting(self) -> list[Load | FailedLoad]:
+        """Reserve room for what has been read, and pack it there, unless equal bytes are here."""
+        ended: list[Load | FailedLoad] = []
+        for ref, adapter in tuple(self._waiting.items()):
+            digest = adapter.weights.digest
+            if self._store.is_filling(digest):
+                continue  # under another name
+            slab = self._store.find(digest)
+            if slab is not None:
+                self._store.pin(slab)
+            if slab is not None or self._is_on_device(digest):
+                del self._waiting[ref]
+                ended.append(Load(ref, digest, slab))
+                continue
+            slab = self._store.reserve(digest, adapter.layout, read_seconds=adapter.seconds)
+            if slab is None:
+                break  # smaller ones that pass would take its room again and again
+            del self._waiting[ref]
+            self._packing[ref] = (slab, True)
+            self._threads.submit(self._pack, ref, adapter, slab)
+        return ended
+
+    def _start(self) -> None:
+        """Hand queued adapters to threads, as many as may be read at a time; and one pruned merge
+        beside them.
+        """
+        while (ref := self._next()) is not None:
+            del self._queued[ref]
+            self._reading[ref] = True
+            threads = self._pruning_thread if _prunes(ref) else self._threads
+            threads.submit(self._read_and_lay_out, ref)
+
+    def _next(self) -> AnyAdapterRef | None:
+        """The adapter that may start now and is wanted first."""
+        num_pruning = sum(map(_prunes, self._reading))
+        num_others = self._num_in_hand - num_pruning
+        if num_others >= _STAGED_PER_THREAD * self._max_loading:
+            return None
+        num_at_work = len(self._reading) + len(self._packing) - num_pruning
+        may_prune, may_read = num_pruning == 0, num_at_work < self._max_loading
+
+        def may_start(ref: AnyAdapterRef) -> bool:
+            return ref in self._queued and (may_prune if _prunes(ref) else may_read)
+
+        preferred = next(filter(may_start, self._preferred), None)
+        # What is far back in the queue must not fill the host before those ahead of it have left.
+        if preferred is not None or self._store.pinned_bytes > self._store.capacity_bytes // 2:
+            return preferred
+        return next(filter(may_start, self._queued), None)
+
+    # -- on a loader thread
+
+    def _read_and_lay_out(self, ref: AnyAdapterRef) -> None:
+        def work() -> ReadAdapter:
+            started = time.monotonic()
+            weights = self._read(ref)
+            layout = layout_of(weights, self._sites, transposed_a=self._transposed_a)
+            return ReadAdapter(weights, layout, time.monotonic() - started)
+
+        self._finish(ref, work)
+
+    def _pack(self, ref: AnyAdapterRef, adapter: ReadAdapter, slab: HostSlab) -> None:
+        def work() -> None:
+            fill_slab(slab.packed.slab, adapter.weights, self._sites, adapter.layout)
+            log.info("adapter_loaded", adapter=ref.name, num_bytes=slab.packed.num_bytes)
+
+        self._finish(ref, work)
+
+    def _finish(self, ref: AnyAdapterRef, work: Callable[[], ReadAdapter | None]) -> None:
+        try:
+            outcome: _Outcome = work()
+        except RequestError as error:
+            outcome = _without_frames(error)
+        except Exception:
+            log.exception("adapter_load_failed", adapter=ref.name)
+            outcome = RequestError(
+                ErrorCode.GENERATION_ERROR, f"Adapter {ref.name!r} could not be loaded."
+            )
+        self._finished.put((ref, outcome))
+        self._on_loaded()
+
+
+def _prunes(ref: AnyAdapterRef) -> bool:
+    return isinstance(ref, MergedAdapters) and ref.strategy.prunes
+
+
+def _loader_threads(number: int, name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(
+        number, thread_name_prefix=name, initializer=torch.set_num_threads, initargs=(1,)
+    )
+
+
+# What a thread brings back: None from packing.
+_Outcome = ReadAdapter | RequestError | None
+
+
+def _without_frames(error: RequestError) -> RequestError:
+    """The error without its traceback, which would keep the whole adapter in memory."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)

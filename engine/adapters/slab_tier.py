@@ -1,0 +1,123 @@
+"""One bounded buffer of slabs: who lies where, who is pinned, who leaves. No bytes are touched.
+
+Both tiers, host and device, are one of these each. Used by the engine's loop alone.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import Generic, TypeVar
+
+from lorax_serve.engine.adapters.eviction import GreedyDual, Resident, UseHistory
+from lorax_serve.engine.adapters.slab_space import Extent, SlabSpace
+
+ALIGNMENT = 256  # bytes; every slab starts at a multiple, as wide vector loads want it
+_PIN_VALUE = 1e9  # seconds; more than any resident is worth
+
+ResidentT = TypeVar("ResidentT", bound=Resident)
+
+
+class SlabTier(Generic[ResidentT]):
+    def __init__(self, capacity_bytes: int, history: UseHistory) -> None:
+        self._space = SlabSpace(capacity_bytes // ALIGNMENT * ALIGNMENT)
+        self._priorities = GreedyDual(history)
+        self._by_digest: dict[str, ResidentT] = {}
+        self._by_extent: dict[Extent, ResidentT] = {}
+        self.pinned_bytes = 0
+
+    @property
+    def capacity_bytes(self) -> int:
+        return self._space.capacity
+
+    @property
+    def used_bytes(self) -> int:
+        return self._space.used
+
+    def __len__(self) -> int:
+        return len(self._by_digest)
+
+    def __iter__(self) -> Iterator[ResidentT]:
+        return iter(self._by_digest.values())
+
+    def find(self, digest: str) -> ResidentT | None:
+        return self._by_digest.get(digest)
+
+    def make_room(
+        self, num_bytes: int, *, keep: Collection[ResidentT] = (), must_evict: bool = False
+    ) -> tuple[Extent, list[ResidentT]] | None:
+        """An extent for that many bytes, and who was evicted for it.
+
+        Whoever is pinned or in `keep` stays; of the others, those leave that lose the least value.
+        None, with nobody evicted, when there is no such hole. `must_evict`: at least one has to go.
+        """
+        kept = frozenset(keep)
+        evictable = [r for r in self if r.num_pins == 0 and r not in kept]
+        if must_evict and not evictable:
+            return None
+        values = {r.extent: self._priorities.value(r) for r in evictable}
+        placement = self._space.plan(_aligned(num_bytes), values)
+        if placement is None:
+            return None
+        leaving = [self._by_extent[extent] for extent in placement.evicted]
+        if must_evict and not leaving:
+            leaving = [min(evictable, key=lambda resident: resident.priority)]
+        self._priorities.evicted(leaving)
+        for resident in leaving:
+            self.drop(resident)
+        return placement.extent, leaving
+
+    def easiest_to_drain(self, num_bytes: int) -> list[ResidentT]:
+        """Who lies in the hole of that size with the fewest pins; of equal ones, the least value.
+
+        Empty when the tier is too small.
+        """
+        values = {
+            resident.extent: resident.num_pins * _PIN_VALUE + self._priorities.value(resident)
+            for resident in self
+        }
+        placement = self._space.plan(_aligned(num_bytes), values)
+        return [self._by_extent[e] for e in placement.evicted] if placement is not None else []
+
+    def add(self, resident: ResidentT) -> None:
+        assert resident.digest not in self._by_digest, "the adapter is already here"
+        self._space.take(resident.extent)
+        self._by_digest[resident.digest] = resident
+        self._by_extent[resident.extent] = resident
+        self._priorities.touch(resident)
+
+    def drop(self, resident: ResidentT) -> None:
+        assert resident.num_pins == 0, "the slab is pinned"
+        self._space.free(resident.extent)
+        del self._by_digest[resident.digest]
+        del self._by_extent[resident.extent]
+
+    def touch(self, resident: ResidentT) -> None:
+        """The resident is used."""
+        self._priorities.touch(resident)
+
+    def pin(self, resident: ResidentT) -> None:
+        """Keep the slab where it is until as many unpins."""
+        assert self._by_digest.get(resident.digest) is resident, "the slab was evicted"
+        if resident.num_pins == 0:
+            self.pinned_bytes += resident.num_bytes
+        resident.num_pins += 1
+
+    def unpin(self, resident: ResidentT) -> None:
+        assert resident.num_pins > 0, "the slab is not pinned"
+        resident.num_pins -= 1
+        if resident.num_pins == 0:
+            self.pinned_bytes -= resident.num_bytes
+
+    def check_integrity(self) -> None:
+        """Assert that residents and extents are the same things, none overlapping another."""
+        self._space.check_integrity()
+        assert self._space.used == _total(self)
+        assert self._by_extent == {resident.extent: resident for resident in self}
+        assert self.pinned_bytes == _total(r for r in self if r.num_pins)
+        assert all(resident.num_pins >= 0 for resident in self)
+
+
+def _aligned(num_bytes: int) -> int:
+    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def _total(residents: Iterable[Resident]) -> int:
+    return sum(resident.num_bytes for resident in residents)

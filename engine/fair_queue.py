@@ -1,0 +1,170 @@
+"""Whose turn it is to be admitted: of all tenants the one that was served least, of its adapters
+the one that was served least, of that one's sequences the oldest.
+
+Virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024,
+arXiv:2401.00588), on two levels, so that a tenant gains nothing by using many adapters. A counter
+is the client's tokens served, weighted; a client that begins to wait is lifted to the least counter
+among those that wait, or, if none does, to that of the last one that did: nobody saves up turns by
+staying away. As long as two clients wait, what they were served differs by a bounded amount,
+whatever each of them sends.
+"""
+
+from collections.abc import Iterable, Iterator
+from heapq import heapify, heappop, heappush
+
+from lorax_serve.engine.sequence import Sequence
+
+PROMPT_WEIGHT = 1  # of a prompt token that is computed
+OUTPUT_WEIGHT = 2  # of a token that is generated; the paper's ratio
+_MAX_REMEMBERED = 512  # clients of a level that do not wait
+
+_Fifo = dict[Sequence, None]
+
+
+class _Counters:
+    """The clients of one level, named by strings."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, int] = {}  # the last one served last
+        self._last_to_leave: str | None = None
+        self._floor = 0  # that one's counter
+
+    def __getitem__(self, client: str) -> int:
+        return self._values.get(client, self._floor)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def charge(self, client: str, amount: int) -> None:
+        self._values[client] = self._values.pop(client, self._floor) + amount
+        if client == self._last_to_leave:
+            self._floor = self._values[client]
+
+    def arrive(self, client: str, waiting: Iterable[str]) -> None:
+        """The client begins to wait, beside those who do already."""
+        lowest = min((self[other] for other in waiting), default=self._floor)
+        self._values[client] = max(self._values.pop(client, 0), lowest)
+
+    def leave(self, client: str) -> None:
+        """None of the client's sequences waits any more."""
+        self._last_to_leave = client
+        self._floor = self[client]
+
+    def forget(self, waiting: Iterable[str]) -> list[str]:
+        """Who is dropped because too many are remembered: the longest unserved of the idle."""
+        num_excess = len(self._values) - _MAX_REMEMBERED
+        if num_excess <= 0:
+            return []
+        active = frozenset(waiting)
+        idle = [client for client in self._values if client not in active]
+        for client in idle[:num_excess]:
+            del self._values[client]
+        return idle[:num_excess]
+
+
+class FairQueue:
+    """The sequences that wait."""
+
+    def __init__(self) -> None:
+        self._tenants = _Counters()
+        self._adapters: dict[str, _Counters] = {}  # by tenant
+        self._fifos: dict[str, dict[str, _Fifo]] = {}  # by tenant and adapter, none of them empty
+        self._resumed: list[Sequence] = []  # preempted ones, by arrival
+        self._num_waiting = 0
+
+    def __len__(self) -> int:
+        return self._num_waiting
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """All that wait, in no particular order."""
+        yield from self._resumed
+        for fifos in self._fifos.values():
+            for fifo in fifos.values():
+                yield from fifo
+
+    def push(self, sequence: Sequence) -> None:
+        """A new sequence arrives."""
+        tenant, adapter = _client(sequence)
+        if tenant not in self._fifos:
+            self._tenants.arrive(tenant, self._fifos)
+            self._fifos[tenant] = {}
+            for forgotten in self._tenants.forget(self._fifos):
+                self._adapters.pop(forgotten, None)
+        fifos = self._fifos[tenant]
+        if adapter not in fifos:
+            counters = self._adapters.setdefault(tenant, _Counters())
+            counters.arrive(adapter, fifos)
+            fifos[adapter] = {}
+            counters.forget(fifos)
+        fifos[adapter][sequence] = None
+        self._num_waiting += 1
+
+    def put_back(self, sequence: Sequence) -> None:
+        """A preempted sequence goes first: it has had its turn already."""
+        self._resumed.append(sequence)
+        self._resumed.sort(key=lambda each: each.arrival)
+        self._num_waiting += 1
+
+    def remove(self, sequence: Sequence) -> None:
+        """The sequence runs, or has ended."""
+        self._num_waiting -= 1
+        if sequence in self._resumed:
+            self._resumed.remove(sequence)
+            return
+        tenant, adapter = _client(sequence)
+        fifos = self._fifos[tenant]
+        del fifos[adapter][sequence]
+        if not fifos[adapter]:
+            del fifos[adapter]
+            self._adapters[tenant].leave(adapter)
+        if not fifos:
+            del self._fifos[tenant]
+            self._tenants.leave(tenant)
+
+    def charge(self, sequence: Sequence, amount: int) -> None:
+        """The sequence was served so many weighted tokens."""
+        tenant, adapter = _client(sequence)
+        self._tenants.charge(tenant, amount)
+        if tenant in self._adapters:
+            self._adapters[tenant].charge(adapter, amount)
+
+    def candidates(self) -> Iterator[Sequence]:
+        """Sequences in the order in which to admit them, counters read as they change.
+
+        A client's next sequence is offered once the one before has been removed; whoever is passed
+        by stands aside, with all that wait behind it, until the next call.
+        """
+        yield from tuple(self._resumed)
+        tenants = [self._tenant_entry(tenant) for tenant in self._fifos]
+        heapify(tenants)
+        while tenants:
+            _, _, tenant, adapters = heappop(tenants)
+            _, _, adapter, fifo = heappop(adapters)
+            offered = next(iter(fifo))
+            yield offered
+            if fifo and offered not in fifo:
+                heappush(adapters, self._adapter_entry(tenant, adapter, fifo))
+            if adapters:
+                heappush(tenants, (self._tenants[tenant], adapters[0][1], tenant, adapters))
+
+    # Entries compare by counter, then by the arrival of the oldest sequence.
+
+    def _tenant_entry(self, tenant: str) -> "_TenantEntry":
+        adapters = [
+            self._adapter_entry(tenant, adapter, fifo)
+            for adapter, fifo in self._fifos[tenant].items()
+        ]
+        heapify(adapters)
+        return self._tenants[tenant], adapters[0][1], tenant, adapters
+
+    def _adapter_entry(self, tenant: str, adapter: str, fifo: _Fifo) -> "_AdapterEntry":
+        return self._adapters[tenant][adapter], next(iter(fifo)).arrival, adapter, fifo
+
+
+_AdapterEntry = tuple[int, int, str, _Fifo]
+_TenantEntry = tuple[int, int, str, list[_AdapterEntry]]
+
+
+def _client(sequence: Sequence) -> tuple[str, str]:
+    """Tenant and adapter; the base model is an adapter without a name."""
+    return sequence.tenant, "" if sequence.adapter is None else sequence.adapter.name

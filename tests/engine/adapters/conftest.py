@@ -1,0 +1,31 @@
+"""Adapter folders, and a gate before them, for the tests of the exchange."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from exchange_bench import BASE, NAMES, GatedReader
+from lorax_serve.engine.adapters import exchange as exchange_module
+from peft_adapters import build_adapter
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("adapters")
+    for seed, name in enumerate(NAMES):
+        build_adapter(root / name, BASE, seed=seed, rank=4, targets=["q_proj", "down_proj"])
+    return root
+
+
+@pytest.fixture
+def folders(originals: Path, tmp_path: Path) -> Path:
+    shutil.copytree(originals, tmp_path / "adapters")
+    return tmp_path / "adapters"
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> GatedReader:
+    reader = GatedReader()
+    monkeypatch.setattr(exchange_module, "read_adapter", reader)
+    return reader

@@ -1,0 +1,211 @@
+"""The fair queue: served tokens even out, nobody saves up turns, and memory is bounded."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorax_serve.engine import fair_queue
+from lorax_serve.engine.fair_queue import OUTPUT_WEIGHT, PROMPT_WEIGHT, FairQueue
+from lorax_serve.engine.sequence import Sequence, SequenceId
+from lorax_serve.ipc.types import AdapterRef, RequestId, SamplingParams, StopConditions
+
+
+class Arrivals:
+    """Makes sequences, in order of arrival."""
+
+    def __init__(self) -> None:
+        self._num = 0
+
+    def __call__(self, tenant: str = "", adapter: str = "", num_prompt: int = 10) -> Sequence:
+        self._num += 1
+        return Sequence(
+            id=SequenceId(b"", RequestId(str(self._num))),
+            arrival=self._num,
+            arrival_time=0.0,
+            prompt_token_ids=[1] * num_prompt,
+            sampling=SamplingParams(),
+            stop=StopConditions(max_new_tokens=10),
+            eos_token_ids=frozenset(),
+            adapter=AdapterRef(adapter, f"/{adapter}", "1") if adapter else None,
+            tenant=tenant,
+        )
+
+
+def admit(queue: FairQueue) -> Sequence:
+    """The next one, charged for its prompt."""
+    sequence = next(queue.candidates())
+    queue.remove(sequence)
+    queue.charge(sequence, PROMPT_WEIGHT * sequence.num_prompt_tokens)
+    return sequence
+
+
+def test_one_client_is_first_come_first_served() -> None:
+    queue, arrive = FairQueue(), Arrivals()
+    sequences = [arrive(num_prompt=50 - number) for number in range(20)]
+    for sequence in sequences:
+        queue.push(sequence)
+    assert [admit(queue) for _ in sequences] == sequences
+    assert len(queue) == 0 and list(queue) == [] == list(queue.candidates())
+
+
+def test_a_quiet_tenant_is_next_whatever_waits_before_it() -> None:
+    queue, arrive = FairQueue(), Arrivals()
+    for number in range(100):
+        queue.push(arrive("noisy", f"adapter {number}"))
+    for _ in range(10):
+        admit(queue)
+    quiet = arrive("quiet", "adapter 0")
+    queue.push(quiet)
+    assert quiet in (admit(queue), admit(queue))
+
+
+def test_many_adapters_give_a_tenant_no_more_than_one() -> None:
+    queue, arrive = FairQueue(), Arrivals()
+    for number in range(90):
+        queue.push(arrive("many", f"adapter {number}"))
+        queue.push(arrive("one", "adapter"))
+    served = [admit(queue).tenant for _ in range(60)]
+    assert abs(served.count("many") - served.count("one")) <= 1
+
+
+def test_several_admitted_in_one_pass_are_as_fair() -> None:
+    queue, arrive = FairQueue(), Arrivals()
+    for _ in range(20):
+        queue.push(arrive("a", num_prompt=30))
+        queue.push(arrive("b", num_prompt=10))
+    served: list[str] = []
+    for sequence in queue.candidates():
+        if len(served) == 20:
+            break
+        queue.remove(sequence)
+        queue.charge(sequence, PROMPT_WEIGHT * sequence.num_prompt_tokens)
+        served.append(sequence.tenant)
+    assert served.count("b") == 15 and served[:4].count("b") >= 2
+
+
+def test_a_popular_adapter_does_not_starve_another_of_the_same_tenant() -> None:
+    queue, arrive = FairQueue(), Arrivals()
+    for _ in range(50):
+        queue.push(arrive(adapter="popular"))
+    queue.push(arrive(adapter="rare"))
+    assert "rare" in [_name(admit(queue)) for _ in range(3)]
+
+
+def test_staying_away_saves_nothing_up() -> None:
+    queue, arrive = FairQueue(), Arrivals()
+    for _ in range(100):
+        queue.push(arrive("busy"))
+    for _ in range(50):
+        admit(queue)
+    for _ in range(50):
+        queue.push(arrive("late"))
+    served = [admit(queue).tenant for _ in range(20)]
+    assert 9 <= served.count("late") <= 11
+
+
+def test_a_client_that_leaves_and_returns_has_not_become_poorer_or_richer() -> None:
+    """Alone in the queue, it is lifted to the last one that left, which may be itself."""
+    queue, arrive = FairQueue(), Arrivals()
+    for _ in range(5):
+        queue.push(arrive("a", num_prompt=100))
+        admit(queue)
+    queue.push(arrive("b"))
+    queue.push(arrive("a"))
+    assert [admit(queue).tenant for _ in range(2)] == ["b", "a"]
+
+
+def test_tokens_generated_count_too() -> None:
+    queue, arrive = FairQueue(), Arrivals()
+    for _ in range(10):
+        queue.push(arrive("talker"))
+        queue.push(arrive("listener"))
+    first, second = admit(queue), admit(queue)
+    assert {first.tenant, second.tenant} == {"talker", "listener"}
+    talker = first if first.tenant == "talker" else second
+    for _ in range(15):
+        queue.charge(talker, OUTPUT_WEIGHT)
+    assert [admit(queue).tenant for _ in range(3)] == ["listener"] * 3
+
+
+def test_who_is_passed_by_is_not_charged_and_blocks_only_those_behind_it() -> None:
+    queue, arrive = FairQueue(), Arrivals()
+    cold, behind, other = arrive(adapter="cold"), arrive(adapter="cold"), arrive(adapter="other")
+    for sequence in (cold, behind, other):
+        queue.push(sequence)
+    assert list(queue.candidates()) == [cold, other]
+    assert list(queue.candidates()) == [cold, other]
+
+
+def test_the_preempted_go_first_and_are_charged_once() -> None:
+    queue, arrive = FairQueue(), Arrivals()
+    sequences = [arrive("a") for _ in range(3)]
+    for sequence in sequences:
+        queue.push(sequence)
+    old, young = admit(queue), admit(queue)
+    queue.put_back(young)
+    queue.put_back(old)
+    newcomer = arrive("b")
+    queue.push(newcomer)
+    assert list(queue.candidates())[:2] == [old, young]
+    assert len(queue) == 4 and set(queue) == {old, young, sequences[2], newcomer}
+    for sequence in (old, young, sequences[2], newcomer):
+        queue.remove(sequence)
+    assert len(queue) == 0
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    num_tenants=st.integers(2, 4),
+    burst=st.integers(1, 20),
+)
+def test_the_service_of_two_that_wait_differs_by_a_bounded_amount(
+    seed: int, num_tenants: int, burst: int
+) -> None:
+    """Theorem 4.4 of the paper: 2 max(longest prompt, weighted tokens of a full batch)."""
+    rng = random.Random(seed)
+    queue, arrive = FairQueue(), Arrivals()
+    longest, places = 40, 4
+    bound = 2 * max(PROMPT_WEIGHT * longest, OUTPUT_WEIGHT * places * longest)
+    served = {f"tenant {n}": 0 for n in range(num_tenants)}
+    running: dict[Sequence, int] = {}  # and how many tokens each still gets
+    for _ in range(200):
+        for tenant in served:  # each always has more than enough waiting
+            waiting = sum(sequence.tenant == tenant for sequence in queue)
+            for _ in range(max(burst, 5) if waiting < 5 else 0):
+                adapter = rng.choice(["", "x", "y"])
+                queue.push(arrive(tenant, adapter, rng.randint(1, longest)))
+        while len(running) < places:
+            sequence = admit(queue)
+            running[sequence] = rng.randint(1, longest)
+            served[sequence.tenant] += PROMPT_WEIGHT * sequence.num_prompt_tokens
+        for sequence in tuple(running):
+            queue.charge(sequence, OUTPUT_WEIGHT)
+            served[sequence.tenant] += OUTPUT_WEIGHT
+            running[sequence] -= 1
+            if running[sequence] == 0:
+                del running[sequence]
+        assert max(served.values()) - min(served.values()) <= bound
+
+
+def test_clients_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fair_queue, "_MAX_REMEMBERED", 10)
+    queue, arrive = FairQueue(), Arrivals()
+    for number in range(500):
+        queue.push(arrive(f"tenant {number}"))
+        admit(queue)
+        queue.push(arrive("constant", f"adapter {number}"))
+        admit(queue)
+    assert len(queue._tenants) <= 11 and len(queue._adapters) <= 11
+    assert all(len(counters) <= 11 for counters in queue._adapters.values())
+    assert not queue._fifos
+    # What is forgotten comes back level with the others, neither ahead nor behind.
+    queue.push(arrive("constant"))
+    queue.push(arrive("tenant 0"))
+    assert {admit(queue).tenant for _ in range(2)} == {"constant", "tenant 0"}
+
+
+def _name(sequence: Sequence) -> str:
+    return "" if sequence.adapter is None else sequence.adapter.name
