@@ -13,63 +13,46 @@ torch's profiler, `roofline_share` is the least time the case could take over wh
 `num_eager_decodes` counts the decode steps that no CUDA graph was replayed for.
 
     python3 scripts/bench_engine.py --shape llama-3-8b --adapters 0,1,8,32,128 --rank 16
+
+Two cases in which adapters travel take the whole memory, so each is run by itself: 512 requests of
+64 + 128 tokens, at most 128 at once. They are told how many adapters there are (--num-adapters)
+and for how many the device has room (--device-room).
+
+    exchange     adapters are folders in memory: the first touch of all; traffic over as many as
+                 have room, Zipf 1.0 and uniform over all; copies; the first use of one that is on
+                 the host; 20 loads a second beside decodes
+    population   adapters are on the host: Zipf 1.0 over all, against the base model
+
+    python3 scripts/bench_engine.py --cases exchange --num-adapters 256 --device-room 32
 """
 
 import argparse
 import json
 import platform
 import sys
-from dataclasses import replace
-from functools import partial
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
 
+import msgspec
 import torch
+from engine_bench.adapter_files import write_adapters
 from engine_bench.bench import Bench
-from engine_bench.device_time import DeviceTimeline, Rates, floor_seconds
-from engine_bench.workloads import CASES, SHAPES, Case
+from engine_bench.device_time import Rates
+from engine_bench.exchange_cases import exchange_figures, population_figures
+from engine_bench.resident_cases import resident_figures
+from engine_bench.workloads import SHAPES
 
 from lorax_serve.engine.models.config import ModelConfig, parse_model_config
 from lorax_serve.engine.models.json_fields import JsonFields
 from lorax_serve.engine.models.sites import model_sites
 from lorax_serve.ipc.config import AttentionBackendName, Device, EngineConfig
-from lorax_serve.ipc.types import AdapterRef
 
-WARM_UP_OUTPUT = 4  # tokens
-PROFILED_OUTPUT = 48
-NUM_LISTED_KERNELS = 24
-
-
-def report(**figures: object) -> None:
-    versions = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cuda": torch.version.cuda,
-    }
-    line = {**figures, "device": torch.cuda.get_device_name(), "versions": versions}
-    print(json.dumps(line), flush=True)
-
-
-def measure(
-    bench: Bench, case: Case, adapters: list[AdapterRef], rates: Rates, *, list_kernels: bool
-) -> tuple[float, dict[str, object]]:
-    """Output tokens a second, and what else is said about the case."""
-    bench.run(replace(case, num_output=WARM_UP_OUTPUT), adapters)
-    run = bench.run(case, adapters)
-    profiled = replace(case, num_output=min(PROFILED_OUTPUT, case.num_output))
-    timeline = DeviceTimeline(partial(bench.run, profiled, adapters))
-    steps = sorted(run.steps)
-    figures: dict[str, object] = {
-        "out_tok_s": round(run.num_tokens / run.seconds, 1),
-        "step_ms_p50": round(1000 * steps[len(steps) // 2], 3),
-        "step_ms_p99": round(1000 * steps[int(len(steps) * 0.99)], 3),
-        "gpu_idle_share": round(timeline.idle_share(), 4),
-        "roofline_share": round(floor_seconds(bench, case, len(adapters), rates) / run.seconds, 4),
-        "num_steps": len(steps),
-        "num_eager_decodes": run.num_eager_decodes,
-    }
-    if list_kernels:
-        figures["kernels_ms_and_calls"] = timeline.longest(NUM_LISTED_KERNELS)
-        figures["profiled_output"] = profiled.num_output
-    return run.num_tokens / run.seconds, figures
+MEMORY_FOLDER = Path("/dev/shm")
+NUM_UNSEEN = 100  # adapters kept for the loads beside decodes
+EXCHANGE_SEQUENCES = 128
+EXCHANGE = "exchange"
+POPULATION = "population"
 
 
 def arguments() -> argparse.Namespace:
@@ -83,32 +66,36 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-adapter-rank", type=int, default=64)
     parser.add_argument("--max-batch-tokens", type=int, default=8192)
     parser.add_argument("--kernels", action="store_true", help="list the kernels that took longest")
-    return parser.parse_args()
+    parser.add_argument("--num-adapters", type=int, default=256)
+    parser.add_argument("--device-room", type=int, default=32)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    args = parser.parse_args()
+    if args.device == "cpu" and args.cases not in (EXCHANGE, POPULATION):
+        parser.error(f"only --cases {EXCHANGE} and {POPULATION} run on a CPU, to be tried out")
+    return args
 
 
 def main() -> int:
     args = arguments()
-    if not torch.cuda.is_available():
+    if args.device == "cuda" and not torch.cuda.is_available():
         print("bench_engine.py needs a CUDA device.", file=sys.stderr)
         return 2
+    shape = parse_model_config(JsonFields(SHAPES[args.shape], args.shape))
+    if args.cases == EXCHANGE:
+        measure_exchange(args, shape)
+    elif args.cases == POPULATION:
+        measure_population(args, shape)
+    else:
+        measure_resident(args, shape)
+    return 0
+
+
+def measure_resident(args: argparse.Namespace, shape: ModelConfig) -> None:
     rates = Rates.measured()
     torch.cuda.empty_cache()
     counts = sorted({int(count) for count in args.adapters.split(",")})
-    shape = parse_model_config(JsonFields(SHAPES[args.shape], args.shape))
     ranks = [int(rank) for rank in args.ranks.split(",")] if args.ranks else [args.rank]
-    config = EngineConfig(
-        endpoint="unused",
-        model_path="unused",
-        device=Device.CUDA,
-        attention_backend=AttentionBackendName(args.attention_backend),
-        max_model_len=4096,
-        prefix_cache=False,
-        max_num_sequences=256,
-        max_batch_tokens=args.max_batch_tokens,
-        max_adapter_rank=args.max_adapter_rank,
-        max_queued=4096,
-        adapter_pool_bytes=pool_bytes(shape, max(counts), ranks),
-    )
+    config = engine_config(args, num_sequences=256, pool=pool_bytes(shape, max(counts), ranks))
     bench = Bench(config, shape)
     report(
         case="start",
@@ -118,29 +105,99 @@ def main() -> int:
         matmul_tflop_s=round(rates.flops_per_second / 1e12, 1),
     )
     refs = bench.place_adapters([ranks[index % len(ranks)] for index in range(max(counts))])
-    for name in args.cases.split(","):
-        case = CASES[name]
-        base: float | None = None
-        for count in counts:
-            rate, figures = measure(bench, case, refs[:count], rates, list_kernels=args.kernels)
-            base = base or rate
-            report(
-                case=name,
-                adapters=count,
-                rank=args.ranks or args.rank,
-                attention_backend=args.attention_backend,
-                retention=round(rate / base, 4),
-                **figures,
-            )
-    return 0
+    lines = resident_figures(
+        bench,
+        refs,
+        rates,
+        cases=args.cases.split(","),
+        counts=counts,
+        list_kernels=args.kernels,
+    )
+    report_all(lines, rank=args.ranks or args.rank, attention_backend=args.attention_backend)
+
+
+def measure_exchange(args: argparse.Namespace, shape: ModelConfig) -> None:
+    number = args.num_adapters + NUM_UNSEEN
+    config = engine_config(
+        args,
+        num_sequences=EXCHANGE_SEQUENCES,
+        pool=pool_bytes(shape, args.device_room, [args.rank]),
+        host=pool_bytes(shape, number, [args.rank]),
+    )
+    parent = MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        bench = Bench(config, shape)
+        sites = bench.model.sites
+        refs = write_adapters(Path(folder), sites, args.rank, number, bench.model.embedding.dtype)
+        seen, unseen = refs[: args.num_adapters], refs[args.num_adapters :]
+        lines = exchange_figures(bench, seen, unseen, rank=args.rank, num_places=args.device_room)
+        report_all(lines, case=EXCHANGE, rank=args.rank, device_room=args.device_room)
+        bench.parts.exchange.close()
+
+
+def measure_population(args: argparse.Namespace, shape: ModelConfig) -> None:
+    fits = args.device_room >= args.num_adapters
+    config = engine_config(
+        args,
+        num_sequences=EXCHANGE_SEQUENCES,
+        pool=pool_bytes(shape, args.device_room, [args.rank]),
+        host=1 if fits else pool_bytes(shape, args.num_adapters, [args.rank]),
+    )
+    bench = Bench(config, shape)
+    if fits:
+        refs = bench.place_adapters([args.rank] * args.num_adapters)
+    else:
+        refs = bench.host_adapters(args.num_adapters, args.rank)
+    lines = population_figures(bench, refs, "resident" if fits else "zipf")
+    report_all(lines, case=POPULATION, rank=args.rank, device_room=args.device_room)
+    bench.parts.exchange.close()
+
+
+def engine_config(
+    args: argparse.Namespace, *, num_sequences: int, pool: int, host: int = 1
+) -> EngineConfig:
+    config = EngineConfig(
+        endpoint="unused",
+        model_path="unused",
+        device=Device(args.device),
+        attention_backend=AttentionBackendName(args.attention_backend),
+        max_model_len=4096,
+        prefix_cache=False,
+        max_num_sequences=num_sequences,
+        max_batch_tokens=args.max_batch_tokens,
+        max_adapter_rank=args.max_adapter_rank,
+        max_queued=4096,
+        adapter_pool_bytes=pool,
+        host_adapter_bytes=host,
+    )
+    if args.device == "cpu":
+        return msgspec.structs.replace(config, kv_cache_bytes=1 << 28)
+    return config
 
 
 def pool_bytes(config: ModelConfig, num_adapters: int, ranks: list[int]) -> int:
     """Room for the adapters, and a little more."""
     *layers, _ = model_sites(config).in_order()
     columns = sum(site.in_features + t.out_features for site in layers for t in site.targets)
-    total = sum(ranks[index % len(ranks)] for index in range(num_adapters))
-    return columns * total * config.dtype.itemsize + (64 << 20)
+    per_rank = columns * config.dtype.itemsize
+    total = per_rank * sum(ranks[index % len(ranks)] for index in range(num_adapters))
+    return total + per_rank * min(ranks) // 2
+
+
+def report_all(lines: Iterable[dict[str, object]], **common: object) -> None:
+    for line in lines:
+        report(**(common | line))
+
+
+def report(**figures: object) -> None:
+    cuda = torch.cuda.is_available()
+    versions = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda,
+    }
+    device = torch.cuda.get_device_name() if cuda else platform.processor()
+    print(json.dumps({**figures, "device": device, "versions": versions}), flush=True)
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ class AdapterExchange:
             if isinstance(load, FailedLoad):
                 self._failed[load.ref] = load.error
                 continue
-            self._remember(load.ref, load.digest)
+            self.know(load.ref, load.digest)
             if load.slab is not None:
                 self.counts.num_loads += 1
                 self._unstage(load.ref)
@@ -188,8 +188,15 @@ class AdapterExchange:
     def adopt(self, ref: AnyAdapterRef, packed: PackedAdapter) -> bool:
         """Place an adapter that is packed already; False when pins leave no room for it."""
         assert max(packed.layout.ranks) <= self._max_rank, "kernels have scratch for max_rank"
-        self._remember(ref, packed.digest)
+        self.know(ref, packed.digest)
         return self._resident(ref) is not None or self.pool.place(packed) is not None
+
+    def know(self, ref: AnyAdapterRef, digest: str) -> None:
+        """The ref's files have this content."""
+        self._digests.pop(ref, None)
+        self._digests[ref] = digest
+        if len(self._digests) > _MAX_KNOWN_REFS:
+            del self._digests[next(iter(self._digests))]
 
     def release(self, slot: AdapterSlot) -> None:
         self.pool.unpin(slot)
@@ -281,12 +288,6 @@ class AdapterExchange:
     def _end_drain(self) -> None:
         self._draining_for = None
         self.pool.end_drain()
-
-    def _remember(self, ref: AnyAdapterRef, digest: str) -> None:
-        self._digests.pop(ref, None)
-        self._digests[ref] = digest
-        if len(self._digests) > _MAX_KNOWN_REFS:
-            del self._digests[next(iter(self._digests))]
 
     # -- on a loader thread
 

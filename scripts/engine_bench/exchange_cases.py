@@ -1,0 +1,192 @@
+"""Cases in which adapters travel between files, host and device; see scripts/bench_engine.py.
+
+Every request of a case is given before the first step, like those of the other cases.
+"""
+
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from engine_bench.bench import Bench, Run, adapter_layout
+from engine_bench.workloads import CASES, Case
+
+from lorax_serve.ipc.types import AdapterRef
+
+TRAFFIC = Case("exchange", 512, 64, 128)
+FIRST_TOUCH = Case("first_touch", 0, 64, 1)
+FIRST_USE = Case("first_use", 1, 64, 1)
+NUM_FIRST_USES = 60
+NUM_COPIES = 20
+LOADS_PER_SECOND = 20.0
+NUM_BACKGROUND = 8  # adapters of the requests beside which others are loaded
+
+Figures = dict[str, object]
+
+
+def exchange_figures(
+    bench: Bench,
+    refs: Sequence[AdapterRef],
+    unseen: Sequence[AdapterRef],
+    *,
+    rank: int,
+    num_places: int,
+) -> Iterator[Figures]:
+    """`refs` and `unseen` are folders that nothing was read from yet; about `num_places` of them
+    fit on the device.
+    """
+    yield first_touch(bench, refs)
+    bench.run(replace(TRAFFIC, num_output=4), refs[:num_places])
+    resident = bench.run(TRAFFIC, refs[:num_places])
+    yield traffic_figures(bench, "resident", resident, resident)
+    for name, weights in (("zipf", zipf(len(refs))), ("uniform", [1.0] * len(refs))):
+        picks = random.Random(1).choices(refs, weights, k=TRAFFIC.num_requests)
+        yield traffic_figures(bench, name, bench.run(TRAFFIC, picks), resident, picks)
+    yield copies(bench, refs, rank)
+    yield first_uses(bench, refs)
+    yield loads_beside_decodes(bench, refs, unseen)
+
+
+def population_figures(bench: Bench, refs: Sequence[AdapterRef], name: str) -> Iterator[Figures]:
+    """Zipf 1.0 over adapters that are all on the host, then the base model for comparison."""
+    picks = random.Random(1).choices(refs, zipf(len(refs)), k=TRAFFIC.num_requests)
+    bench.run(TRAFFIC, picks)
+    run = bench.run(TRAFFIC, picks)
+    base = bench.run(TRAFFIC, [None])
+    yield traffic_figures(bench, name, run, base, picks)
+
+
+def zipf(number: int) -> list[float]:
+    """Exponent 1."""
+    return [1 / rank for rank in range(1, number + 1)]
+
+
+def first_touch(bench: Bench, refs: Sequence[AdapterRef]) -> Figures:
+    run = bench.run(replace(FIRST_TOUCH, num_requests=len(refs)), refs)
+    return {
+        "traffic": "first_touch",
+        "adapters": len(refs),
+        "seconds": round(run.seconds, 3),
+        "ttft_s_p50": round(percentile(run.first_tokens, 0.5), 3),
+        "ttft_s_p99": round(percentile(run.first_tokens, 0.99), 3),
+    }
+
+
+def traffic_figures(
+    bench: Bench, name: str, run: Run, compared: Run, picks: Sequence[AdapterRef] = ()
+) -> Figures:
+    rate, other = run.num_tokens / run.seconds, compared.num_tokens / compared.seconds
+    return {
+        "traffic": name,
+        "distinct_adapters": len(set(picks)),
+        "out_tok_s": round(rate, 1),
+        "ratio": round(rate / other, 4),
+        "ttft_s_p50": round(percentile(run.first_tokens, 0.5), 3),
+        "ttft_s_p99": round(percentile(run.first_tokens, 0.99), 3),
+        "step_ms_p50": round(1000 * percentile(run.steps, 0.5), 3),
+        "step_ms_p99": round(1000 * percentile(run.steps, 0.99), 3),
+        "num_steps": len(run.steps),
+        "num_copies": bench.parts.exchange.counts.num_copies,
+    }
+
+
+def copies(bench: Bench, refs: Sequence[AdapterRef], rank: int) -> Figures:
+    """Adapters from host to device on an idle engine, until the loop knows that they are there."""
+    exchange = bench.parts.exchange
+    num_bytes = adapter_layout(bench.model, rank).num_elements * bench.model.embedding.itemsize
+    rates = []
+    for ref in reversed(refs):
+        before = exchange.counts.num_copies
+        bench.synchronize()
+        started = time.perf_counter()
+        exchange.stage([ref])
+        while exchange.num_arriving:
+            exchange.poll()
+        if exchange.counts.num_copies > before:
+            rates.append(num_bytes / (time.perf_counter() - started))
+        if len(rates) == NUM_COPIES:
+            break
+    gb_s = statistics.median(rates) / 1e9 if rates else None
+    return {"traffic": "copy", "gb_s_p50": gb_s, "num_copies": len(rates)}
+
+
+def first_uses(bench: Bench, refs: Sequence[AdapterRef]) -> Figures:
+    """Time to first token of lone requests: adapter on the host, and again, on the device."""
+    exchange = bench.parts.exchange
+    cold, warm = [], []
+    for ref in random.Random(2).choices(refs, k=4 * NUM_FIRST_USES):
+        before = exchange.counts.num_copies
+        first = bench.run(FIRST_USE, [ref]).first_tokens[0]
+        if exchange.counts.num_copies > before:
+            cold.append(first)
+            warm.append(bench.run(FIRST_USE, [ref]).first_tokens[0])
+        if len(cold) == NUM_FIRST_USES:
+            break
+    figures = {
+        f"{name}_ms_p{share}": round(1000 * percentile(sorted(times), share / 100), 3)
+        for name, times in (("on_host", cold), ("on_device", warm))
+        for share in (50, 99)
+    }
+    added = sorted(1000 * (c - w) for c, w in zip(cold, warm, strict=True))
+    return {
+        "traffic": "first_use",
+        "trials": len(cold),
+        **figures,
+        "added_ms_p50": round(percentile(added, 0.5), 3),
+        "added_ms_p99": round(percentile(added, 0.99), 3),
+    }
+
+
+def loads_beside_decodes(
+    bench: Bench, refs: Sequence[AdapterRef], unseen: Sequence[AdapterRef]
+) -> Figures:
+    """Never-seen adapters loaded from files to the device, beside steady decodes."""
+    background = refs[:NUM_BACKGROUND]
+    bench.run(replace(CASES["decode"], num_output=4), background)
+    calm = bench.run(CASES["decode"], background)
+    arrivals = Arrivals(bench, unseen)
+    busy = bench.run(CASES["decode"], background, arrivals.poll)
+    p99_calm, p99_busy = (percentile(run.steps, 0.99) for run in (calm, busy))
+    return {
+        "traffic": "loads_beside_decodes",
+        "loads_s": round(arrivals.num_asked / busy.seconds, 1),
+        "num_arrived": arrivals.num_arrived,
+        "throughput_ratio": round(calm.seconds / busy.seconds, 4),
+        "step_ms_p99_calm": round(1000 * p99_calm, 3),
+        "step_ms_p99": round(1000 * p99_busy, 3),
+        "step_p99_ratio": round(p99_busy / p99_calm, 4),
+    }
+
+
+class Arrivals:
+    """Asks for one adapter after another, at a steady rate, until each is on the device."""
+
+    def __init__(self, bench: Bench, refs: Sequence[AdapterRef]) -> None:
+        self._exchange = bench.parts.exchange
+        self._unasked = list(refs)
+        self._awaited: list[AdapterRef] = []
+        self._next = time.perf_counter()
+        self._num_copies = self._exchange.counts.num_copies
+        self.num_asked = 0
+
+    @property
+    def num_arrived(self) -> int:
+        return self._exchange.counts.num_copies - self._num_copies
+
+    def poll(self) -> None:
+        while self._unasked and time.perf_counter() >= self._next:
+            self._next += 1 / LOADS_PER_SECOND
+            ref = self._unasked.pop(0)
+            self._exchange.prefetch(ref)
+            self._awaited.append(ref)
+            self.num_asked += 1
+        self._exchange.stage(self._awaited)
+        while len(self._awaited) > self.num_asked - self.num_arrived:
+            self._awaited.pop(0)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that `share` of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
