@@ -1,5 +1,6 @@
 """Builds the engine from its config: the one place that knows every part."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from lorax_serve.grammar.guide import GuideFactory
 from lorax_serve.ipc.config import Device, DType, EngineConfig
 from lorax_serve.ipc.types import EngineInfo
 
+_SWITCH_SECONDS = 0.0002
 TYPICAL_RANK = 16  # for the "adapters that fit" figure
 
 
@@ -71,6 +73,8 @@ def assemble_model(
     on_loaded: Callable[[], None],
 ) -> EngineParts:
     """The engine of a model that is loaded."""
+    # A loader thread that works in Python keeps the loop waiting for at most this long.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     device = model.embedding.device
     limits = step_limits(config, device)
     execution = build_execution(config, model, limits, device, report)

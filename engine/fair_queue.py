@@ -7,6 +7,10 @@ is the client's tokens served, weighted; a client that begins to wait is lifted 
 among those that wait, or, if none does, to that of the last one that did: nobody saves up turns by
 staying away. As long as two clients wait, what they were served differs by a bounded amount,
 whatever each of them sends.
+
+Where new clients keep coming, each of them with the least counter, one that was served much would
+wait for ever; with thousands of adapters that is the usual case. So a client that has seen 16
+others admitted goes first once, and those that have are admitted by arrival.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,6 +20,7 @@ from lorax_serve.engine.sequence import Sequence
 
 PROMPT_WEIGHT = 1  # of a prompt token that is computed
 OUTPUT_WEIGHT = 2  # of a token that is generated; the paper's ratio
+_MAX_PASSED = 16  # admissions of others, before it is a waiting client's turn
 _MAX_REMEMBERED = 512  # clients of a level that do not wait
 
 _Fifo = dict[Sequence, None]
@@ -28,6 +33,8 @@ class _Counters:
         self._values: dict[str, int] = {}  # the last one served last
         self._last_to_leave: str | None = None
         self._floor = 0  # that one's counter
+        self._num_admitted = 0
+        self._waiting_since: dict[str, int] = {}  # in admissions; none of its own since
 
     def __getitem__(self, client: str) -> int:
         return self._values.get(client, self._floor)
@@ -44,11 +51,25 @@ class _Counters:
         """The client begins to wait, beside those who do already."""
         lowest = min((self[other] for other in waiting), default=self._floor)
         self._values[client] = max(self._values.pop(client, 0), lowest)
+        self._waiting_since[client] = self._num_admitted
 
     def leave(self, client: str) -> None:
         """None of the client's sequences waits any more."""
         self._last_to_leave = client
         self._floor = self[client]
+        del self._waiting_since[client]
+
+    def admitted(self, client: str) -> None:
+        """One of the client's sequences has had its turn."""
+        self._num_admitted += 1
+        if client in self._waiting_since:
+            self._waiting_since[client] = self._num_admitted
+
+    def turn(self, client: str, arrival: int) -> "_Turn":
+        """Less for who is to go first; the arrival is that of its oldest sequence."""
+        if self._num_admitted - self._waiting_since[client] >= _MAX_PASSED:
+            return False, arrival, arrival
+        return True, self[client], arrival
 
     def forget(self, waiting: Iterable[str]) -> list[str]:
         """Who is dropped because too many are remembered: the longest unserved of the idle."""
@@ -121,8 +142,18 @@ class FairQueue:
             del self._fifos[tenant]
             self._tenants.leave(tenant)
 
-    def charge(self, sequence: Sequence, amount: int) -> None:
-        """The sequence was served so many weighted tokens."""
+    def admitted(self, sequence: Sequence, num_prompt_tokens: int) -> None:
+        """The sequence, removed already, begins to run: so much of its prompt is computed."""
+        tenant, adapter = _client(sequence)
+        self._tenants.admitted(tenant)
+        self._adapters[tenant].admitted(adapter)
+        self._charge(sequence, PROMPT_WEIGHT * num_prompt_tokens)
+
+    def generated(self, sequence: Sequence, num_tokens: int) -> None:
+        """The sequence was given so many tokens."""
+        self._charge(sequence, OUTPUT_WEIGHT * num_tokens)
+
+    def _charge(self, sequence: Sequence, amount: int) -> None:
         tenant, adapter = _client(sequence)
         self._tenants.charge(tenant, amount)
         if tenant in self._adapters:
@@ -135,34 +166,40 @@ class FairQueue:
         by stands aside, with all that wait behind it, until the next call.
         """
         yield from tuple(self._resumed)
-        tenants = [self._tenant_entry(tenant) for tenant in self._fifos]
+        tenants = [
+            self._tenant_entry(tenant, self._adapter_entries(tenant)) for tenant in self._fifos
+        ]
         heapify(tenants)
         while tenants:
-            _, _, tenant, adapters = heappop(tenants)
-            _, _, adapter, fifo = heappop(adapters)
+            _, tenant, adapters = heappop(tenants)
+            _, adapter, fifo = heappop(adapters)
             offered = next(iter(fifo))
             yield offered
             if fifo and offered not in fifo:
                 heappush(adapters, self._adapter_entry(tenant, adapter, fifo))
             if adapters:
-                heappush(tenants, (self._tenants[tenant], adapters[0][1], tenant, adapters))
+                heappush(tenants, self._tenant_entry(tenant, adapters))
 
-    # Entries compare by counter, then by the arrival of the oldest sequence.
+    def _tenant_entry(self, tenant: str, adapters: list["_AdapterEntry"]) -> "_TenantEntry":
+        oldest = adapters[0][0][2]
+        return self._tenants.turn(tenant, oldest), tenant, adapters
 
-    def _tenant_entry(self, tenant: str) -> "_TenantEntry":
-        adapters = [
+    def _adapter_entries(self, tenant: str) -> list["_AdapterEntry"]:
+        entries = [
             self._adapter_entry(tenant, adapter, fifo)
             for adapter, fifo in self._fifos[tenant].items()
         ]
-        heapify(adapters)
-        return self._tenants[tenant], adapters[0][1], tenant, adapters
+        heapify(entries)
+        return entries
 
     def _adapter_entry(self, tenant: str, adapter: str, fifo: _Fifo) -> "_AdapterEntry":
-        return self._adapters[tenant][adapter], next(iter(fifo)).arrival, adapter, fifo
+        oldest = next(iter(fifo)).arrival
+        return self._adapters[tenant].turn(adapter, oldest), adapter, fifo
 
 
-_AdapterEntry = tuple[int, int, str, _Fifo]
-_TenantEntry = tuple[int, int, str, list[_AdapterEntry]]
+_Turn = tuple[bool, int, int]
+_AdapterEntry = tuple[_Turn, str, _Fifo]
+_TenantEntry = tuple[_Turn, str, list[_AdapterEntry]]
 
 
 def _client(sequence: Sequence) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from lorax_serve.engine.adapters.device_pool import AdapterSlot
 from lorax_serve.engine.errors import RequestError
-from lorax_serve.engine.fair_queue import OUTPUT_WEIGHT, PROMPT_WEIGHT, FairQueue
+from lorax_serve.engine.fair_queue import FairQueue
 from lorax_serve.engine.sequence import Sequence, SequenceId, SequenceStatus
 from lorax_serve.engine.sequence_blocks import SequenceBlocks
 from lorax_serve.engine.step import ScheduledSequence, Step
@@ -142,7 +142,7 @@ class Scheduler:
             item.sequence.num_pending -= item.samples
             if item.sequence.status is SequenceStatus.RUNNING:
                 self._blocks.register_computed(item.sequence)
-                self._waiting.charge(item.sequence, OUTPUT_WEIGHT * item.samples)
+                self._waiting.generated(item.sequence, int(item.samples))
 
     def check_integrity(self) -> None:
         """Assert that the ledgers add up; with no sequence, that every block is free."""
@@ -258,8 +258,7 @@ class Scheduler:
         if sequence.first_scheduled_time is None:
             sequence.first_scheduled_time = time.monotonic()
             sequence.num_cached_tokens = num_cached
-            num_served = sequence.num_prompt_tokens - num_cached
-            self._waiting.charge(sequence, PROMPT_WEIGHT * num_served)
+            self._waiting.admitted(sequence, sequence.num_prompt_tokens - num_cached)
         return num_tokens
 
     def _lose_interest(self, ref: AnyAdapterRef | None) -> None:

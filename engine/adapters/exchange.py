@@ -6,8 +6,9 @@
 The exchange is asked for adapters in the order in which the scheduler would run their sequences,
 and that order is the only priority it knows. Whoever asks first takes the room that nobody pins.
 Where pins leave none, a place is *drained* for that one: no new sequence may use what lies there,
-and nobody else is given room until it has its own. All other resident adapters serve on. What was
-placed for a waiter stays until the waiter has had it, so that two cannot evict each other in turn.
+and nobody else is given room until it has its own. Other resident adapters serve on meanwhile, but
+only so many sequences may pass. What was placed for a waiter stays until the waiter has had it, so
+that two cannot evict each other in turn.
 
 Failures are remembered until `cancel` says that nobody waits any more; so every waiter hears of
 one, and the next request after that tries again. All of this happens on the caller's one thread.
@@ -39,6 +40,8 @@ log = structlog.get_logger(__name__)
 _MAX_KNOWN_REFS = 16384
 # Copies under way before nothing more is placed ahead of time: an urgent one would wait for them.
 _MAX_AHEAD = 2
+# How many may acquire other adapters while a place is drained, before all wait for the drain.
+_MAX_PASSING = 16
 
 
 @dataclass(slots=True)
@@ -96,6 +99,7 @@ class AdapterExchange:
         self._copying: dict[AdapterSlot, HostSlab] = {}  # what arriving slots are copied from
         self._promised: dict[AnyAdapterRef, AdapterSlot] = {}  # placed for a waiter
         self._draining_for: AnyAdapterRef | None = None  # it is among the staged
+        self._num_passing = 0  # acquired by others since
 
     @property
     def num_resident(self) -> int:
@@ -178,8 +182,10 @@ class AdapterExchange:
             return None
         if not self.pool.is_ready(slot):
             return None
-        if self.pool.is_draining(slot) and ref not in self._promised:
-            return None
+        if self._draining_for not in (None, ref) and ref not in self._promised:
+            if self.pool.is_draining(slot) or self._num_passing == _MAX_PASSING:
+                return None
+            self._num_passing += 1
         self.pool.pin(slot)
         self._forget_waiter(ref)
         self._record_use(slot)
@@ -241,6 +247,7 @@ class AdapterExchange:
             self.pool.pin(slot)
         elif self._draining_for is None:
             self._draining_for = ref
+            self._num_passing = 0
             self.pool.drain_for(slab.packed.num_bytes)
             self.store.pin(slab)
             self._unstage(ref)

@@ -37,7 +37,7 @@ def admit(queue: FairQueue) -> Sequence:
     """The next one, charged for its prompt."""
     sequence = next(queue.candidates())
     queue.remove(sequence)
-    queue.charge(sequence, PROMPT_WEIGHT * sequence.num_prompt_tokens)
+    queue.admitted(sequence, sequence.num_prompt_tokens)
     return sequence
 
 
@@ -80,7 +80,7 @@ def test_several_admitted_in_one_pass_are_as_fair() -> None:
         if len(served) == 20:
             break
         queue.remove(sequence)
-        queue.charge(sequence, PROMPT_WEIGHT * sequence.num_prompt_tokens)
+        queue.admitted(sequence, sequence.num_prompt_tokens)
         served.append(sequence.tenant)
     assert served.count("b") == 15 and served[:4].count("b") >= 2
 
@@ -116,6 +116,21 @@ def test_a_client_that_leaves_and_returns_has_not_become_poorer_or_richer() -> N
     assert [admit(queue).tenant for _ in range(2)] == ["b", "a"]
 
 
+def test_one_that_was_served_much_is_not_starved_by_ever_new_ones() -> None:
+    queue, arrive = FairQueue(), Arrivals()
+    for _ in range(60):
+        queue.push(arrive(adapter="popular"))
+        admit(queue)
+    for number in range(10):
+        queue.push(arrive(adapter=f"new {number}"))
+    queue.push(arrive(adapter="popular"))
+    served = []
+    for number in range(10, 40):
+        queue.push(arrive(adapter=f"new {number}"))
+        served.append(_name(admit(queue)))
+    assert served.index("popular") <= 17
+
+
 def test_tokens_generated_count_too() -> None:
     queue, arrive = FairQueue(), Arrivals()
     for _ in range(10):
@@ -125,7 +140,7 @@ def test_tokens_generated_count_too() -> None:
     assert {first.tenant, second.tenant} == {"talker", "listener"}
     talker = first if first.tenant == "talker" else second
     for _ in range(15):
-        queue.charge(talker, OUTPUT_WEIGHT)
+        queue.generated(talker, 1)
     assert [admit(queue).tenant for _ in range(3)] == ["listener"] * 3
 
 
@@ -182,7 +197,7 @@ def test_the_service_of_two_that_wait_differs_by_a_bounded_amount(
             running[sequence] = rng.randint(1, longest)
             served[sequence.tenant] += PROMPT_WEIGHT * sequence.num_prompt_tokens
         for sequence in tuple(running):
-            queue.charge(sequence, OUTPUT_WEIGHT)
+            queue.generated(sequence, 1)
             served[sequence.tenant] += OUTPUT_WEIGHT
             running[sequence] -= 1
             if running[sequence] == 0:

@@ -97,6 +97,62 @@ def test_pinned_adapters_are_waited_for(bench: Bench, folders: Path) -> None:
     assert_holds(bench.memory, held[1], folders / "b")
 
 
+def test_users_of_resident_adapters_pass_but_cannot_keep_another_out(
+    bench: Bench, folders: Path
+) -> None:
+    """Somebody uses a, and somebody b, at any time: without a drain no slot is ever unpinned."""
+    a, b, c = (adapter_ref(folders / name) for name in "abc")
+    held = [bench.acquired(a), bench.acquired(b)]
+    bench.exchange.prefetch(c)
+    bench.until(lambda: bench.exchange.num_waiting_for_room == 1)
+    num_passed = 0
+    for _ in range(200):
+        bench.exchange.poll()
+        slot = bench.exchange.acquire(c)
+        if slot is not None:
+            break
+        for ref in (a, b):
+            newcomer = bench.exchange.acquire(ref)
+            if newcomer is not None:
+                held.append(newcomer)
+                num_passed += 1
+        bench.exchange.release(held.pop(0))
+    assert slot is not None and slot.digest == digest_of(folders / "c")
+    assert 0 < num_passed <= 17
+    bench.exchange.release(slot)
+    for each in held:
+        bench.exchange.release(each)
+    bench.assert_nothing_held()
+
+
+def test_the_next_ones_are_placed_ahead_but_never_at_the_cost_of_sooner_ones(
+    bench: Bench, folders: Path
+) -> None:
+    refs = [adapter_ref(folders / name) for name in "abcd"]
+    for ref in refs:
+        bench.use(ref)
+    bench.exchange.stage(refs)
+    bench.exchange.stage(refs)
+    resident = [bench.pool.find(digest_of(folders / name)) is not None for name in "abcd"]
+    assert resident == [True, True, False, False]
+    held = bench.acquired(refs[2])
+    bench.exchange.stage(refs)
+    assert held.num_pins == 1 and bench.pool.find(held.digest) is held
+    bench.exchange.release(held)
+    bench.assert_nothing_held()
+
+
+def test_a_cancelled_drain_gives_the_place_back(bench: Bench, folders: Path) -> None:
+    a, b, c = (adapter_ref(folders / name) for name in "abc")
+    held = [bench.acquired(a), bench.acquired(b)]
+    bench.exchange.prefetch(c)
+    bench.until(lambda: bench.exchange.num_waiting_for_room == 1)
+    assert bench.exchange.acquire(c) is None
+    assert None in (bench.exchange.acquire(a), bench.exchange.acquire(b))
+    bench.exchange.cancel(c)
+    assert bench.exchange.acquire(a) is held[0] and bench.exchange.acquire(b) is held[1]
+
+
 def test_every_waiter_hears_of_a_failure_and_the_next_request_tries_again(
     bench: Bench, folders: Path
 ) -> None:

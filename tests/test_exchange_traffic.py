@@ -1,0 +1,133 @@
+"""The exchange under the traffic of bench_exchange.py, small: outputs, hits, and waits in steps."""
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+from exchange_cases.driver import LocalEngine
+from exchange_cases.model import (
+    adapter_bytes,
+    model_config,
+    random_model,
+    write_adapter,
+    write_adapters,
+)
+from exchange_cases.traces import lru_hits, tier_hits, zipf_trace
+
+from lorax_serve.engine.models.decoder import Decoder
+from lorax_serve.ipc.types import AdapterRef
+
+NUM_ADAPTERS = 60
+PROMPT = list(range(3, 43))
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Decoder]:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield random_model(model_config(hidden_size=64, num_layers=2))
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="module")
+def refs(model: Decoder, tmp_path_factory: pytest.TempPathFactory) -> list[AdapterRef]:
+    return write_adapters(tmp_path_factory.mktemp("adapters"), model, NUM_ADAPTERS)
+
+
+def engine(model: Decoder, device_slots: int, host_slots: int, **config: object) -> LocalEngine:
+    size = adapter_bytes(model)
+    return LocalEngine(
+        model,
+        adapter_pool_bytes=device_slots * size,
+        host_adapter_bytes=host_slots * size,
+        **config,
+    )
+
+
+def solo(model: Decoder, ref: AdapterRef, prompt: list[int], num_tokens: int) -> list[int]:
+    with engine(model, 1, 1, prefix_cache=False) as alone:
+        alone.submit("solo", prompt, ref, num_tokens=num_tokens)
+        alone.run(lambda: False)
+        return alone.trips["solo"].token_ids
+
+
+@pytest.mark.parametrize("sizes", ["equal", "mixed"])
+def test_the_policy_beats_lru_on_a_zipf_trace(sizes: str) -> None:
+    rng = random.Random(1)
+    trace = zipf_trace(500, 5000)
+    each = [256 * (4 if sizes == "equal" else rng.choice((1, 2, 4, 8))) for _ in range(500)]
+    for slots in (16, 64):
+        capacity = slots * sum(each) // len(each)
+        assert tier_hits(trace, each, capacity) > 1.08 * lru_hits(trace, each, capacity)
+
+
+def test_adapters_that_fit_no_tier_change_no_output_and_starve_nobody(
+    model: Decoder, refs: list[AdapterRef]
+) -> None:
+    """Fault row 25: churn through few places with pinned users."""
+    trace = zipf_trace(NUM_ADAPTERS, 250)
+    with engine(model, 4, 10, max_num_sequences=16, max_loading=2) as together:
+        for index, adapter in enumerate(trace):
+            prompt = PROMPT[: 2 + index % 20]
+            together.submit(str(index), prompt, refs[adapter], num_tokens=2 + index % 7)
+            if index >= 32:
+                together.step()
+        together.run(lambda: False)
+        exchange = together.parts.exchange
+        exchange.check_integrity()
+        assert exchange.pool.pinned_bytes == 0 == exchange.store.pinned_bytes
+        assert exchange.counts.num_copies > exchange.counts.num_loads > NUM_ADAPTERS // 2
+        trips = together.trips
+    for index in range(0, len(trace), 5):
+        expected = solo(model, refs[trace[index]], PROMPT[: 2 + index % 20], 2 + index % 7)
+        assert trips[str(index)].token_ids == expected, index
+    assert max(trip.first_token_steps for trip in trips.values()) <= 80
+
+
+def test_a_quiet_tenants_wait_does_not_depend_on_the_noisy_ones_backlog(
+    model: Decoder, refs: list[AdapterRef]
+) -> None:
+    def quiet_waits(num_noisy: int) -> list[int]:
+        with engine(model, 8, 60, max_num_sequences=8) as one:
+            for index in range(num_noisy):
+                ref = refs[index % 40]
+                one.submit(f"noisy {index}", [1, 2], ref, num_tokens=6, tenant="noisy")
+            for _ in range(30):
+                if not one.step():
+                    one.wait(0.01)
+            for index in range(10):
+                ref = refs[40 + index]
+                one.submit(f"quiet {index}", [1, 2], ref, num_tokens=6, tenant=f"quiet {index}")
+            one.run(lambda: False)
+            return [t.first_token_steps for n, t in one.trips.items() if n.startswith("quiet")]
+
+    few, many = quiet_waits(60), quiet_waits(240)
+    assert max(many) <= 2 * max(few) + 8
+
+
+def test_weights_replaced_in_flight_never_mix(model: Decoder, tmp_path: Path) -> None:
+    """The same name, new revision: who runs finishes on the old weights, newcomers get the new
+    ones, and neither finds the other's prefix blocks."""
+    folder = tmp_path / "moving"
+    expected = {}
+    for seed in (100, 101, 102):
+        ref = write_adapter(tmp_path / f"copy-{seed}" / "moving", model, seed, revision=str(seed))
+        expected[seed] = solo(model, ref, PROMPT, 24)
+    assert len({tuple(tokens) for tokens in expected.values()}) == 3
+    with engine(model, 2, 2) as served:
+        for seed in (100, 101, 102):
+            ref = write_adapter(folder, model, seed, revision=str(seed))
+            for index in range(3):
+                served.submit(f"{seed} {index}", PROMPT, ref, num_tokens=24)
+            while not served.trips[f"{seed} 0"].token_ids:  # it runs; then the files are replaced
+                if not served.step():
+                    served.wait(0.01)
+        served.run(lambda: False)
+        for name, trip in served.trips.items():
+            assert trip.token_ids == expected[int(name.split()[0])], name
