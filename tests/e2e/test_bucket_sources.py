@@ -1,4 +1,4 @@
-"""Adapters of buckets and of Predibase through the real server: both processes, a tiny model, moto's
+"""Adapters of buckets and of Predibase through the real server: both processes, a tiny model, an
 S3 service and a gateway on sockets, and settings as an operator of LoRAX has them.
 """
 
