@@ -5,12 +5,20 @@ from pathlib import Path
 from typing import Final
 
 from lorax_serve.server.adapter_resolver import AdapterResolver
+from lorax_serve.server.bucket_setup import (
+    predibase_settings,
+    s3_settings,
+    warn_of_open_places,
+)
 from lorax_serve.server.config import AdapterSource, ServerConfig
 from lorax_serve.server.errors import StartError
 from lorax_serve.server.remote_adapters import FetchLimits, RemoteAdapters
 from lorax_serve.server.sources.hub import HubSource
 from lorax_serve.server.sources.hub_id import DEFAULT_ENDPOINT
 from lorax_serve.server.sources.local import LocalAdapters
+from lorax_serve.server.sources.predibase import PredibaseSource
+from lorax_serve.server.sources.s3 import S3Source
+from lorax_serve.server.sources.source import Source
 from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.folders import StoreBusy
 from lorax_serve.server.store.room import Quota
@@ -21,14 +29,26 @@ MAX_STORES: Final = 64  # of servers that share a --cache-dir
 def build_resolver(
     config: ServerConfig, local: LocalAdapters, *, has_folder: bool
 ) -> AdapterResolver:
-    """`has_folder`: there is an adapter directory. Raises StartError when nothing can be stored."""
+    """`has_folder`: there is an adapter directory.
+
+    Raises StartError when nothing can be stored, or the options do not go together.
+    """
     limits = FetchLimits(
         max_adapter_bytes=config.max_adapter_bytes, max_downloads=config.max_adapter_downloads
     )
-    hub = _hub(config)
-    remote = RemoteAdapters({hub.name: hub}, open_store(config), limits)
+    sources = {source.name: source for source in _sources(config)}
+    remote = RemoteAdapters(sources, open_store(config), limits)
     source = config.adapter_source or (AdapterSource.LOCAL if has_folder else AdapterSource.HUB)
     return AdapterResolver(local, remote, default_source=source.value)
+
+
+def _sources(config: ServerConfig) -> Iterator[Source]:
+    s3, predibase = s3_settings(config), predibase_settings(config)
+    yield _hub(config)
+    yield S3Source(s3)
+    if predibase is not None:
+        warn_of_open_places(s3, predibase)
+        yield PredibaseSource(predibase)
 
 
 def open_store(config: ServerConfig) -> AdapterStore:

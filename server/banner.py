@@ -60,6 +60,8 @@ class Banner:
             "num_adapters": self.num_adapters,
             "adapter_hub": self.config.hub_endpoint or DEFAULT_ENDPOINT,
             "adapter_allow": self.config.adapter_allow,
+            "s3_allow": self.config.s3_allow,
+            "serves_predibase": self.config.serves_predibase,
             "urls": list(self.urls),
         }
 
@@ -71,7 +73,15 @@ class Banner:
 
     def _sources(self) -> str:
         allowed = self.config.adapter_allow or "any repository"
-        return f"this machine's folders; {self.config.hub_endpoint or DEFAULT_ENDPOINT}, {allowed}"
+        sources = [
+            "this machine's folders",
+            f"{self.config.hub_endpoint or DEFAULT_ENDPOINT}, {allowed}",
+        ]
+        if self.config.s3_allow is not None:
+            sources.append(f"s3, {self.config.s3_allow}")
+        if self.config.serves_predibase:
+            sources.append("Predibase")
+        return "; ".join(sources)
 
     def _adapters(self) -> str:
         fit = (

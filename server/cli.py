@@ -18,7 +18,8 @@ import msgspec
 from lorax_serve.server.config import ServerConfig, Settings, Surroundings
 from lorax_serve.server.engine_process import engine_environment
 from lorax_serve.server.errors import StartError
-from lorax_serve.server.options import ENV_PREFIX, GROUPS, OPTIONS, Option
+from lorax_serve.server.option import ENV_PREFIX, Option
+from lorax_serve.server.options import GROUPS, OPTIONS
 from lorax_serve.server.runtime_dir import choose_runtime_parent
 from lorax_serve.server.version import version
 

@@ -34,6 +34,11 @@ class AdapterSource(enum.Enum):
 
     LOCAL = "local"
     HUB = "hub"
+    S3 = "s3"
+    PBASE = "pbase"
+
+
+HttpAddress = Annotated[str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$")]
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,9 +52,21 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     adapter_cache_bytes: Annotated[int, Meta(ge=2**20, le=2**50)] = 32 * 2**30
     max_adapter_bytes: Annotated[int, Meta(ge=1024, le=2**40)] = 2 * 2**30
     max_adapter_downloads: Annotated[int, Meta(ge=1, le=256)] = 4
-    hub_endpoint: Annotated[str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$")] | None = None
+    hub_endpoint: HttpAddress | None = None
     hub_token: Secret | None = None
     bearer_is_adapter_token: bool = False
+    s3_allow: str | None = None  # buckets, or folders of them, with commas between
+    s3_endpoint_url: HttpAddress | None = None
+    r2_account_id: str | None = None
+    s3_region: str | None = None
+    s3_default_bucket: str | None = None
+    s3_default_folder: str | None = None
+    s3_access_key_id: Secret | None = None
+    s3_secret_access_key: Secret | None = None
+    s3_session_token: Secret | None = None
+    s3_aws_chain: bool = False
+    predibase_gateway: HttpAddress | None = None
+    predibase_allow: str | None = None  # like s3_allow
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080  # 0: any that is free
     cache_dir: Path = Path("~/.cache/lorax-serve")
@@ -60,6 +77,11 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.AUTO
     debug: bool = False
+
+    @property
+    def serves_predibase(self) -> bool:
+        """Whether the operator has said where its adapters lie."""
+        return self.predibase_allow is not None or self.s3_default_bucket is not None
 
 
 class Surroundings(Struct, frozen=True, kw_only=True):

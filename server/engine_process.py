@@ -24,7 +24,7 @@ from lorax_serve.server.errors import StartError
 
 ENGINE_COMMAND: Final = (sys.executable, "-P", "-m", "lorax_serve.engine")
 TERM_SECONDS: Final = 5.0  # between SIGTERM and SIGKILL
-_CREDENTIAL_SUFFIXES: Final = ("_TOKEN", "_SECRET", "_KEY", "_PASSWORD")
+_CREDENTIAL_SUFFIXES: Final = ("_TOKEN", "_SECRET", "_KEY", "_KEY_ID", "_PASSWORD")
 
 
 def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:

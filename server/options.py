@@ -1,82 +1,9 @@
-"""Every option of lorax-serve: its flags, group, words and the configuration field it sets.
+"""Every option of lorax-serve, in the order of --help."""
 
-Types, bounds and defaults are the fields' own. An option is also read from LORAX_<FLAG>; where an
-operator of LoRAX has set that server's variable, it counts too.
-"""
-
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
-from types import MappingProxyType
 from typing import Final
 
-import msgspec
-
-from lorax_serve.ipc.config import EngineConfig
-from lorax_serve.server.config import ServerConfig
-from lorax_serve.server.values import parse_field, show_size
-
-ENV_PREFIX: Final = "LORAX_"
-
-_SERVER: Final[Mapping[str, msgspec.structs.FieldInfo]] = MappingProxyType(
-    {info.name: info for info in msgspec.structs.fields(ServerConfig)}
-)
-_ENGINE: Final[Mapping[str, msgspec.structs.FieldInfo]] = MappingProxyType(
-    {info.name: info for info in msgspec.structs.fields(EngineConfig)}
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    flags: tuple[str, ...]
-    name: str  # of the field
-    help: str  # without default and environment names
-    metavar: str = ""
-    is_size: bool = False
-    unset: str = ""  # what the default None means
-    lorax_env: tuple[str, ...] = ()  # LoRAX's own variables for the same thing
-
-    @property
-    def is_engine(self) -> bool:
-        return self.name in _ENGINE and self.name not in _SERVER
-
-    @property
-    def field(self) -> msgspec.structs.FieldInfo:
-        return _ENGINE[self.name] if self.is_engine else _SERVER[self.name]
-
-    @property
-    def env(self) -> tuple[str, ...]:
-        """Environment names, the first one that is set counts."""
-        own = ENV_PREFIX + self.flags[0].removeprefix("--").replace("-", "_").upper()
-        return (own, *self.lorax_env)
-
-    @property
-    def is_switch(self) -> bool:
-        return self.field.type is bool
-
-    def parse(self, text: str) -> object:
-        """Raises ValueError with what is expected instead."""
-        return parse_field(text, self.field.type, is_size=self.is_size)
-
-    @property
-    def shown_default(self) -> str:
-        default = self.field.default
-        if default is None:
-            return self.unset
-        if self.is_size:
-            return show_size(default)
-        if isinstance(default, bool):
-            return "on" if default else "off"
-        if isinstance(default, float):
-            return f"{default:g}"
-        return str(default.value) if isinstance(default, Enum) else str(default)
-
-
-@dataclass(frozen=True)
-class Group:
-    title: str
-    options: tuple[Option, ...]
-
+from lorax_serve.server.option import Group, Option
+from lorax_serve.server.source_options import ADAPTER_SOURCES
 
 GROUPS: Final = (
     Group(
@@ -148,17 +75,10 @@ GROUPS: Final = (
                 flags=("--adapter-source", "--default-adapter-source"),
                 name="adapter_source",
                 metavar="SOURCE",
-                help="local or hub: where an adapter is looked up whose request names no source",
+                help="local, hub, s3 or pbase: where an adapter is looked up whose request names "
+                "no source",
                 unset="local with an adapter folder, hub without",
                 lorax_env=("DEFAULT_ADAPTER_SOURCE", "ADAPTER_SOURCE"),
-            ),
-            Option(
-                flags=("--adapter-allow",),
-                name="adapter_allow",
-                metavar="GLOBS",
-                help="hub repositories that requests may name, as in org/*,me/one; a request "
-                "without a token of its own uses --hub-token for them",
-                unset="any, and --hub-token for none",
             ),
             Option(
                 flags=("--adapter-cache-dir",),
@@ -186,28 +106,6 @@ GROUPS: Final = (
                 name="max_adapter_downloads",
                 metavar="NUMBER",
                 help="adapters fetched at the same time",
-            ),
-            Option(
-                flags=("--hub-endpoint",),
-                name="hub_endpoint",
-                metavar="URL",
-                help="the hub that adapters and models come from",
-                unset="https://huggingface.co",
-                lorax_env=("HF_ENDPOINT",),
-            ),
-            Option(
-                flags=("--hub-token",),
-                name="hub_token",
-                metavar="TOKEN",
-                help="the operator's own, for the base model and what --adapter-allow names; "
-                "better set in the environment, where other users cannot see it",
-                unset="none",
-                lorax_env=("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
-            ),
-            Option(
-                flags=("--bearer-is-adapter-token",),
-                name="bearer_is_adapter_token",
-                help="send a request's Authorization header to its adapter's source, as LoRAX does",
             ),
             Option(
                 flags=("--adapter-memory",),
@@ -241,6 +139,7 @@ GROUPS: Final = (
             ),
         ),
     ),
+    ADAPTER_SOURCES,
     Group(
         "Scheduling and memory",
         (

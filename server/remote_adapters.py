@@ -24,7 +24,7 @@ from lorax_serve.server.sources.source import (
     SourceUnavailable,
 )
 from lorax_serve.server.store.adapter_store import AdapterStore
-from lorax_serve.server.store.content import CONFIG_FILE, is_adapter_file
+from lorax_serve.server.store.content import CONFIG_FILE, is_adapter_file, is_shard
 from lorax_serve.server.store.incoming import OnBytes
 from lorax_serve.server.store.lease import Lease
 from lorax_serve.server.values import show_size
@@ -175,6 +175,11 @@ class _FetchFailed(Exception):
 def _check_files(files: tuple[RemoteFile, ...], max_bytes: int) -> None:
     """Raises ServeError before the first byte is fetched."""
     names = {file.name for file in files}
+    if any(map(is_shard, names)):
+        raise ServeError(
+            ErrorCode.ADAPTER_INCOMPATIBLE,
+            "The adapter's weights are in shards; save them as one adapter_model.safetensors.",
+        )
     if len(names) != len(files) or not all(map(is_adapter_file, names)):
         raise ServeError(ErrorCode.ADAPTER_CORRUPT, "The adapter's list of files makes no sense.")
     if CONFIG_FILE not in names or len(names) == 1:

@@ -20,6 +20,7 @@ from lorax_serve.kernels.lora import LoraSite
 
 LOADER_VERSION = b"1"  # raise it when the same files come to mean other numbers
 _PICKLE_NAMES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+_SHARDS = "adapter_model-*-of-*.safetensors"
 _MAX_CONFIG_BYTES = 2**20
 _HEADER_BYTES_PER_TARGET = 4096
 _BYTES_PER_VALUE = 4  # of the widest served type
@@ -91,6 +92,8 @@ def _without_weights(folder: Path) -> Refusal:
                 f"{name} is a pickle file, which is never opened; save the adapter as "
                 f"{WEIGHTS_NAME} (PEFT: save_pretrained with safe_serialization=True)"
             )
+    if any(folder.glob(_SHARDS)):
+        return incompatible(f"its weights are in shards; save them as one {WEIGHTS_NAME}")
     return Refusal(ErrorCode.MODEL_NOT_FOUND, f"{WEIGHTS_NAME} is missing")
 
 

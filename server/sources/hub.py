@@ -31,7 +31,7 @@ from lorax_serve.server.sources.source import (
     RemoteFile,
     SourceUnavailable,
 )
-from lorax_serve.server.store.content import is_adapter_file
+from lorax_serve.server.store.content import is_adapter_file, is_shard
 from lorax_serve.server.version import version
 
 STALL_SECONDS: Final = 20.0
@@ -171,10 +171,10 @@ def _read_info(body: bytes) -> _Info:
 
 
 def _files(info: _Info) -> list[RemoteFile]:
-    """Those of the fixed set. Raises SourceUnavailable where the hub does not give a size."""
+    """Those of the fixed set, and shards. Raises SourceUnavailable where one has no size."""
     files = []
     for sibling in info.siblings:
-        if is_adapter_file(sibling.rfilename):
+        if is_adapter_file(sibling.rfilename) or is_shard(sibling.rfilename):
             if sibling.size is None or sibling.size < 0:
                 raise SourceUnavailable("the reply has no sizes")
             sha256 = None if sibling.lfs is None else sibling.lfs.sha256

@@ -58,7 +58,7 @@ class PredibaseSource:
         parse_predibase_id(adapter_id)
 
     async def resolve(self, adapter_id: str, token: str | None) -> RemoteAdapter:
-        """Raises SourceError, and ServeError (NOT_READY) while training has not begun."""
+        """Raises SourceError, and ServeError (ADAPTER_UNAVAILABLE) before training."""
         asked = parse_predibase_id(adapter_id)
         async with deadline(self._settings.resolve_seconds):
             path = await self._retries.run(lambda: self._gateway.path(asked, token))

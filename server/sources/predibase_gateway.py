@@ -87,7 +87,7 @@ class PredibaseGateway:
         Raises:
             SourceError: NotFoundOrForbidden also for want of a token, which is never replaced by
                 one of the operator's.
-            ServeError: NOT_READY while the adapter's training has not begun.
+            ServeError: ADAPTER_UNAVAILABLE while the adapter's training has not begun.
         """
         if token is None or not _TOKEN.fullmatch(token):
             raise NotFoundOrForbidden("no token")
@@ -149,7 +149,7 @@ def _usable_path(found: _Version) -> str:
     if found.status in _UNTRAINED or not found.path:
         status = found.status if found.status in _UNTRAINED | _USABLE else "unknown"
         raise ServeError(
-            ErrorCode.NOT_READY,
+            ErrorCode.ADAPTER_UNAVAILABLE,
             f"The adapter is not available yet; its status is {status}.",
             param="adapter_id",
         )

@@ -19,7 +19,7 @@ from lorax_serve.server.sources.source import (
     SourceCorrupt,
     SourceUnavailable,
 )
-from lorax_serve.server.store.content import is_adapter_file
+from lorax_serve.server.store.content import is_adapter_file, is_shard
 
 MAX_FILES: Final = 66  # a config, and 65 shards at most
 _COMMON_START: Final = "adapter_"  # of all names that an adapter's files can have
@@ -78,7 +78,7 @@ class S3Objects:
         self._client = client
 
     def find(self, folder: Location) -> tuple[S3File, ...]:
-        """The adapter files directly in `folder`, by name; others are never looked at.
+        """The adapter files and shards directly in `folder`, by name; others are never looked at.
 
         May be empty, where there is only something else that looks like an adapter. All are as
         they were at one moment, as far as a bucket can say so.
@@ -86,7 +86,7 @@ class S3Objects:
         listed = self._listed(folder)
         if not listed:
             raise NotFoundOrForbidden("nothing there is called like an adapter")
-        etags = {name: etag for name, etag in listed.items() if is_adapter_file(name)}
+        etags = {n: etag for n, etag in listed.items() if is_adapter_file(n) or is_shard(n)}
         if len(etags) > MAX_FILES:
             raise SourceCorrupt(f"more than {MAX_FILES} files")
         files = tuple(self._head(folder, name) for name in sorted(etags))

@@ -29,7 +29,7 @@ class S3Credentials:
 class S3Settings:
     """Times in seconds.
 
-    Without `credentials` and without `use_aws_chain` requests are not signed: public buckets only.
+    `credentials` go before the chain. With neither requests are not signed: public buckets only.
     """
 
     allowed: tuple[Location, ...] = ()  # nothing else is ever asked for
@@ -66,23 +66,23 @@ def make_client(settings: S3Settings) -> Any:
 
 
 def _session(settings: S3Settings) -> boto3.session.Session:
+    keys = {} if settings.credentials is None else _keys(settings.credentials)
     if settings.use_aws_chain:
-        return boto3.session.Session(region_name=settings.region)
+        return boto3.session.Session(region_name=settings.region, **keys)
     # Neither AWS_PROFILE nor ~/.aws may change what the operator wrote down here.
     core = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
     core.set_config_variable("config_file", os.devnull)
     core.set_config_variable("credentials_file", os.devnull)
-    if settings.credentials is None:
-        return boto3.session.Session(
-            botocore_session=core, region_name=settings.region or _DEFAULT_REGION
-        )
-    return boto3.session.Session(
-        aws_access_key_id=settings.credentials.access_key_id,
-        aws_secret_access_key=settings.credentials.secret_access_key,
-        aws_session_token=settings.credentials.session_token,
-        region_name=settings.region or _DEFAULT_REGION,
-        botocore_session=core,
-    )
+    region = settings.region or _DEFAULT_REGION
+    return boto3.session.Session(botocore_session=core, region_name=region, **keys)
+
+
+def _keys(credentials: S3Credentials) -> dict[str, Any]:
+    return {
+        "aws_access_key_id": credentials.access_key_id,
+        "aws_secret_access_key": credentials.secret_access_key,
+        "aws_session_token": credentials.session_token,
+    }
 
 
 def _config(settings: S3Settings) -> Config:

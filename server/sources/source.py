@@ -37,7 +37,7 @@ class SourceCorrupt(SourceError):
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    name: str  # adapter_config.json, adapter_model.safetensors, or adapter_model-00001-of-00002.…
+    name: str  # adapter_config.json, adapter_model.safetensors, or that of a shard
     num_bytes: int
     sha256: str | None  # lower-case hex, where the source knows it
 

@@ -17,7 +17,12 @@ _TAG: Final = b"lorax-serve adapter 1\n"
 
 def is_adapter_file(name: str) -> bool:
     """Whether a file of this name is ever fetched or kept. Nothing else gets onto the disk."""
-    return name in (CONFIG_FILE, WEIGHT_FILE) or _SHARD.fullmatch(name) is not None
+    return name in (CONFIG_FILE, WEIGHT_FILE)
+
+
+def is_shard(name: str) -> bool:
+    """Whether a file of this name is a part of an adapter's weights, which nothing here reads."""
+    return _SHARD.fullmatch(name) is not None
 
 
 def content_digest(files: Iterable[tuple[str, str]]) -> str:

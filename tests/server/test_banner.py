@@ -45,6 +45,12 @@ def test_text_without_an_adapter_directory() -> None:
     assert "no --adapter-dir; about 16 of rank 16" in banner(None).text()
 
 
+def test_text_with_buckets() -> None:
+    config = ServerConfig(s3_allow="models,team/sql", s3_default_bucket="closed")
+    text = dataclasses.replace(banner(None), config=config).text()
+    assert "huggingface.co, any repository; s3, models,team/sql; Predibase\n" in text
+
+
 def test_fields() -> None:
     assert banner(None).fields() == {
         "version": "1.2.3",
@@ -58,5 +64,7 @@ def test_fields() -> None:
         "num_adapters": 3,
         "adapter_hub": "https://huggingface.co",
         "adapter_allow": None,
+        "s3_allow": None,
+        "serves_predibase": False,
         "urls": ["http://127.0.0.1:8080", "http://[::1]:8080"],
     }

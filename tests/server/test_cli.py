@@ -10,7 +10,8 @@ from lorax_serve.ipc.config import AttentionBackendName, Device, DType, EngineCo
 from lorax_serve.server import cli, options
 from lorax_serve.server.cli import parse
 from lorax_serve.server.config import AdapterSource, LogFormat, LogLevel, ServerConfig
-from lorax_serve.server.options import OPTIONS, Option
+from lorax_serve.server.option import Option
+from lorax_serve.server.options import OPTIONS
 from lorax_serve.server.secret import Secret
 
 GOLDEN_HELP = Path(__file__).with_name("help.txt")
@@ -34,6 +35,18 @@ VALUES: dict[str, tuple[str, object]] = {
     "hub_endpoint": ("http://hub.example:8000/mirror", "http://hub.example:8000/mirror"),
     "hub_token": ("hf_secret", Secret("hf_secret")),
     "bearer_is_adapter_token": ("true", True),
+    "s3_allow": ("models,team/sql", "models,team/sql"),
+    "s3_endpoint_url": ("http://store.example:9000", "http://store.example:9000"),
+    "r2_account_id": ("abc123", "abc123"),
+    "s3_region": ("eu-west-3", "eu-west-3"),
+    "s3_default_bucket": ("models", "models"),
+    "s3_default_folder": ("team/sql", "team/sql"),
+    "s3_access_key_id": ("AKID", Secret("AKID")),
+    "s3_secret_access_key": ("secret", Secret("secret")),
+    "s3_session_token": ("session", Secret("session")),
+    "s3_aws_chain": ("true", True),
+    "predibase_gateway": ("https://gateway.example", "https://gateway.example"),
+    "predibase_allow": ("closed/adapters", "closed/adapters"),
     "adapter_pool_bytes": ("1.5GiB", 3 * 2**29),
     "host_adapter_bytes": ("64GiB", 2**36),
     "max_adapter_rank": ("64", 64),
@@ -103,6 +116,19 @@ def test_a_token_is_shown_nowhere() -> None:
     assert settings.server.hub_token == Secret("hf_secret")
     assert "hf_" not in repr(settings)
     assert "hf_" not in str(settings.surroundings.engine_environment)
+
+
+def test_a_key_for_buckets_is_shown_nowhere() -> None:
+    environ = {
+        "AWS_ACCESS_KEY_ID": "canary-id",
+        "AWS_SECRET_ACCESS_KEY": "canary-secret",
+        "AWS_SESSION_TOKEN": "canary-token",
+        "PREDIBASE_API_TOKEN": "canary-predibase",
+    }
+    settings = parse([], environ)
+    assert settings.server.s3_access_key_id == Secret("canary-id")
+    assert "canary" not in repr(settings)
+    assert "canary" not in str(settings.surroundings.engine_environment)
 
 
 @pytest.mark.parametrize(

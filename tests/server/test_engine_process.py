@@ -25,7 +25,13 @@ async def test_an_engine_is_deaf_to_ctrl_c_from_its_first_instruction_on() -> No
 
 def test_the_engine_sees_the_same_package_and_no_credentials() -> None:
     environment = engine_environment(
-        {"HF_TOKEN": "a", "AWS_SECRET_ACCESS_KEY": "b", "Db_Password": "c", "PYTHONPATH": "/x"}
+        {
+            "HF_TOKEN": "a",
+            "AWS_ACCESS_KEY_ID": "b",
+            "AWS_SECRET_ACCESS_KEY": "c",
+            "Db_Password": "d",
+            "PYTHONPATH": "/x",
+        }
     )
     assert set(environment) == {"PYTHONPATH"}
     package, inherited = environment["PYTHONPATH"].split(":")

@@ -332,6 +332,21 @@ async def test_only_the_two_files_are_wanted_and_both(site: Site, files: dict[st
     assert len(site.hub.seen) == 1
 
 
+SHARDS = {f"adapter_model-0000{n}-of-00002.safetensors": b"x" for n in (1, 2)}
+
+
+@pytest.mark.parametrize("whole", [{}, {"adapter_model.safetensors": WEIGHTS}])
+async def test_shards_are_refused_by_name_before_the_first_byte(
+    site: Site, whole: dict[str, bytes]
+) -> None:
+    files = {"adapter_config.json": CONFIG, **SHARDS, **whole}
+    site.hub.repositories["org/odd"] = Repository([files])
+    refused = await site.refusal("org/odd")
+    assert refused.code is ErrorCode.ADAPTER_INCOMPATIBLE
+    assert "weights are in shards" in refused.message
+    assert len(site.hub.seen) == 1
+
+
 async def test_fault_18_the_stores_copy_wins(site: Site) -> None:
     """Whatever becomes of the repository, what a request holds stays as it was."""
     lease = await site.get("org/open")

@@ -1,8 +1,9 @@
 """Predibase's gateway on the loopback interface, as far as names are resolved there."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,28 @@ async def fake_gateway(gateway: FakeGateway) -> AsyncIterator[FakeGateway]:
     async with TestServer(app) as server:
         gateway.url = str(server.make_url("/base"))
         yield gateway
+
+
+@contextmanager
+def gateway_in_thread(gateway: FakeGateway) -> Iterator[FakeGateway]:
+    """For tests with no event loop."""
+    started, ended = threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+
+    async def serve() -> None:
+        async with fake_gateway(gateway):
+            started.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    try:
+        assert started.wait(10)
+        yield gateway
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()
+        loop.close()
 
 
 def status(code: int, **headers: str) -> Reply:

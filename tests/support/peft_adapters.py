@@ -191,6 +191,10 @@ def _write(file: Path, content: bytes) -> None:
     file.write_bytes(content)
 
 
+def _shards_only(folder: Path) -> None:
+    (folder / WEIGHTS_NAME).rename(folder / "adapter_model-00001-of-00001.safetensors")
+
+
 def _pickle_only(folder: Path) -> None:
     (folder / WEIGHTS_NAME).unlink()
     # A pickle that would create a file named "owned" in the folder, were it ever loaded.
@@ -253,6 +257,7 @@ BAD_ADAPTERS = (
     BadAdapter("folder gone", _folder_gone, _MISSING, "folder"),
     BadAdapter("no config", lambda f: (f / CONFIG_NAME).unlink(), _MISSING, CONFIG_NAME),
     BadAdapter("no weights", lambda f: (f / WEIGHTS_NAME).unlink(), _MISSING, WEIGHTS_NAME),
+    BadAdapter("shards only", _shards_only, ErrorCode.ADAPTER_INCOMPATIBLE, "in shards"),
     BadAdapter("pickle only", _pickle_only, ErrorCode.ADAPTER_INCOMPATIBLE, "safetensors"),
     BadAdapter("fifo", _fifo, _CORRUPT, "regular file"),
     BadAdapter("weights a directory", _directory(WEIGHTS_NAME), _CORRUPT, "regular file"),

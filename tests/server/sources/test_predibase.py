@@ -141,7 +141,7 @@ async def test_untrained_adapters_are_refused_with_a_message(
     gateway.versions[ADAPTER_ID]["status"] = said
     with pytest.raises(ServeError, match=f"not available yet; its status is {said}") as refused:
         await source.resolve(ADAPTER_ID, ALICE)
-    assert refused.value.code is ErrorCode.NOT_READY
+    assert refused.value.code is ErrorCode.ADAPTER_UNAVAILABLE
     with pytest.raises(NotFoundOrForbidden):  # which is news for the owner only
         await source.resolve(ADAPTER_ID, BOB)
 
@@ -173,7 +173,7 @@ async def test_no_path_yet(source: PredibaseSource, gateway: FakeGateway, path: 
     gateway.versions[ADAPTER_ID] = {"status": "tr\naining", "adapterPath": path}
     with pytest.raises(ServeError, match="its status is unknown") as refused:
         await source.resolve(ADAPTER_ID, ALICE)
-    assert refused.value.code is ErrorCode.NOT_READY
+    assert refused.value.code is ErrorCode.ADAPTER_UNAVAILABLE
 
 
 @pytest.mark.parametrize(

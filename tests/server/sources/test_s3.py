@@ -299,6 +299,10 @@ def test_the_surroundings_change_nothing_unless_asked_to(monkeypatch: pytest.Mon
     assert chained._request_signer._credentials.access_key == "AKIDAMBIENT"
     assert chained.meta.region_name == "eu-west-3"
     chained.close()
+    both = make_client(S3Settings(use_aws_chain=True, credentials=CREDENTIALS))
+    assert both._request_signer._credentials.access_key == "AKIDCANARY"
+    assert both.meta.region_name == "eu-west-1"
+    both.close()
 
 
 def test_no_secret_is_in_a_repr() -> None:

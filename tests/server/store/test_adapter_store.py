@@ -19,7 +19,12 @@ from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.sources.source import RemoteFile, SourceCorrupt, SourceUnavailable
 from lorax_serve.server.store.adapter_store import AdapterStore
-from lorax_serve.server.store.content import content_digest, folder_digest, is_adapter_file
+from lorax_serve.server.store.content import (
+    content_digest,
+    folder_digest,
+    is_adapter_file,
+    is_shard,
+)
 from lorax_serve.server.store.folders import StoreBusy
 from lorax_serve.server.store.incoming import OnBytes
 from lorax_serve.server.store.room import Quota
@@ -351,17 +356,14 @@ def test_a_store_has_one_server(tmp_path: Path) -> None:
 
 @given(st.text(max_size=40))
 def test_no_other_name_is_ever_a_file(name: str) -> None:
-    if is_adapter_file(name):
-        assert name == CONFIG_NAME or name.startswith("adapter_model")
-        assert name.endswith((".json", ".safetensors"))
-        assert "/" not in name
+    assert is_adapter_file(name) == (name in (CONFIG_NAME, "adapter_model.safetensors"))
 
 
 @given(st.from_regex(r"\A(\.\./|/|)adapter_model(-\d{5}-of-\d{5})?\.safetensors(\n|/|\0|)\Z"))
 def test_names_that_are_nearly_right(name: str) -> None:
-    assert is_adapter_file(name) == (
-        not name.startswith((".", "/")) and name.endswith("s") and name.isascii()
-    )
+    plain = not name.startswith((".", "/")) and name.endswith("s") and name.isascii()
+    assert is_adapter_file(name) == (plain and "-" not in name)
+    assert is_shard(name) == (plain and "-" in name)
 
 
 KILLED = """
