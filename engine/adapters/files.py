@@ -5,8 +5,11 @@ regular files are opened, at most a given number of bytes is read, and a file th
 our hands is noticed.
 """
 
+import io
+import mmap
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +17,13 @@ from lorax_serve.engine.adapters.refusal import Refusal, corrupt
 from lorax_serve.ipc.types import ErrorCode
 
 _Stamp = tuple[int, int, int, int]
+_HUGE_PAGE_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
     path: Path
-    data: bytes
+    data: memoryview  # writable, and nobody else's
     stamp: _Stamp  # changes whenever the file does
 
 
@@ -42,15 +46,39 @@ def read_file(path: Path, *, max_bytes: int) -> FileContent:
                 f"{path.name} has {status.st_size} bytes, more than the {max_bytes} that an "
                 "adapter of the highest served rank could need",
             )
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(status.st_size + 1)
+        data = _memory(status.st_size)
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
+            is_whole = _fill(data, file) and not file.read(1)
     except OSError:
         raise corrupt(f"{path.name} cannot be read") from None
     finally:
         os.close(descriptor)
-    if len(data) != status.st_size:
+    if not is_whole:
         raise _changed(path)
     return FileContent(path, data, _stamp(status))
+
+
+def _memory(num_bytes: int) -> memoryview:
+    """Memory in huge pages where it is large: filling it page by page, on several threads that all
+    wait for the kernel's one list of pages, takes longer than reading.
+    """
+    if num_bytes < _HUGE_PAGE_BYTES:
+        return memoryview(bytearray(num_bytes))
+    memory = mmap.mmap(-1, num_bytes)
+    with suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
+
+
+def _fill(data: memoryview, file: io.RawIOBase) -> bool:
+    """Whether the file had enough bytes."""
+    filled = 0
+    while filled < len(data):
+        count = file.readinto(data[filled:])
+        if not count:
+            return False
+        filled += count
+    return True
 
 
 def check_unchanged(content: FileContent) -> None:
@@ -63,13 +91,14 @@ def check_unchanged(content: FileContent) -> None:
         raise _changed(content.path)
 
 
-def describe_garbage(data: bytes) -> str | None:
+def describe_garbage(data: bytes | memoryview) -> str | None:
     """What usually lies where a file should be; None when it looks like none of that."""
     if not data:
         return "is empty"
-    if data.startswith(b"version https://git-lfs"):
+    start = bytes(data[:64])
+    if start.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer, not the file itself"
-    if data[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "is an HTML page"
     return None
 

@@ -50,7 +50,7 @@ def _read(
 ) -> LoraWeights:
     folder = Path(ref.path)
     config_file = _read_config(folder)
-    config = parse_config(config_file.data)
+    config = parse_config(bytes(config_file.data))
     weights_file = _read_weights(folder, _max_weights_bytes(sites, max_rank))
     # A folder being replaced must not give the old config with the new weights.
     check_unchanged(config_file)
@@ -105,7 +105,7 @@ def _max_weights_bytes(sites: Sequence[LoraSite], max_rank: int) -> int:
     return _BYTES_PER_VALUE * num_values + _HEADER_BYTES_PER_TARGET * len(shapes)
 
 
-def _digest(*parts: bytes) -> str:
+def _digest(*parts: bytes | memoryview) -> str:
     """sha256 over the parts, each preceded by its length so that no two lists collide."""
     digest = hashlib.sha256()
     for part in parts:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from lorax_serve.engine.adapters.config import AdapterConfig
+from lorax_serve.engine.adapters.finite import all_finite
 from lorax_serve.engine.adapters.refusal import Refusal, corrupt, incompatible, shown
 from lorax_serve.engine.adapters.weights import LoraMatrices
 from lorax_serve.ipc.types import ErrorCode
@@ -148,7 +149,7 @@ def _check_finite(matrices: Mapping[str, LoraMatrices]) -> None:
         f"{module}.lora_{side} holds NaN or infinity"
         for module, each in matrices.items()
         for side, matrix in (("A", each.a), ("B", each.b))
-        if not bool(torch.isfinite(matrix).all())
+        if not all_finite(matrix)
     ]
     if reasons:
         raise corrupt(*reasons)

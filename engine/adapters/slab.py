@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lorax_serve.engine.adapters.finite import all_finite
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import AdapterRejected
 from lorax_serve.ipc.types import ErrorCode
@@ -84,7 +85,7 @@ def fill_slab(
         matrices = weights.matrices[module]
         a.copy_(matrices.a)
         b_t.copy_(matrices.b.t().float() * matrices.scale)
-    if not bool(slab.isfinite().all()):
+    if not all_finite(slab):
         raise AdapterRejected(
             weights.name, ErrorCode.ADAPTER_INCOMPATIBLE, _overflows(slab, sites, layout)
         )
@@ -148,5 +149,5 @@ def _overflows(slab: torch.Tensor, sites: Sequence[LoraSite], layout: SlabLayout
     return [
         f"{module} overflows {dtype} once scaled"
         for module, a, b_t in slab_matrices(slab, sites, layout)
-        if not bool(a.isfinite().all() & b_t.isfinite().all())
+        if not (all_finite(a) and all_finite(b_t))
     ]

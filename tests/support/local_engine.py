@@ -32,7 +32,12 @@ class LocalEngine:
         self._loaded = threading.Event()
         if not (model / "tokenizer.json").exists():
             write_byte_level(model, vocab_size=300)
-        settings = {"kv_cache_bytes": 4 * 2**20, "adapter_pool_bytes": 16 * 2**20, **config}
+        sizes = {
+            "kv_cache_bytes": 4 * 2**20,
+            "adapter_pool_bytes": 16 * 2**20,
+            "host_adapter_bytes": 32 * 2**20,
+        }
+        settings = {**sizes, **config}
         self.parts = assemble(
             EngineConfig(endpoint="unused", model_path=str(model), **settings),
             report=lambda phase, fraction: None,
