@@ -23,6 +23,7 @@ from lorax_serve.server.errors import ServeError
 from lorax_serve.server.request import Constraint, GenerationRequest, Merge
 from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.structured_output import ConstraintCompiler
+from lorax_serve.server.tenants import Tenants, prefix_salt
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Admission:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._compiler = ConstraintCompiler(service.regex_compiler)
+        self._tenants = Tenants()
         self._num_inside = 0
 
     @contextmanager
@@ -74,7 +76,8 @@ class Admission:
         max_new_tokens = _max_new_tokens(asked, len(prompt_ids), info)
         grammar, warnings = await self._grammar(asked.constraint)
         async with self._adapter(asked) as adapter:  # last: it may have to be fetched
-            yield _accepted(asked, prompt_ids, max_new_tokens, adapter, grammar, warnings)
+            tenant = self._tenants.name(asked.adapter_token)
+            yield _accepted(asked, prompt_ids, max_new_tokens, adapter, grammar, warnings, tenant)
 
     async def _grammar(
         self, constraint: Constraint | None
@@ -135,6 +138,7 @@ def _accepted(
     adapter: _Adapter,
     grammar: GrammarSpec | None,
     warnings: tuple[str, ...],
+    tenant: str,
 ) -> Accepted:
     message = Generate(
         request_id=RequestId(uuid.uuid4().hex),
@@ -147,7 +151,8 @@ def _accepted(
         ),
         adapter=adapter.ref,
         grammar=grammar,
-        cache_salt=asked.cache_salt,
+        cache_salt=prefix_salt(tenant, asked.cache_salt),
+        tenant=tenant,
     )
     return Accepted(
         message=message,

@@ -70,9 +70,23 @@ async def test_a_request_becomes_an_engine_message(service: Service) -> None:
     assert message.adapter == service.adapters.resolve("team/ops")
     assert message.grammar is not None
     assert message.grammar.kind is GrammarKind.LLGUIDANCE
-    assert message.cache_salt == "s"
+    assert (message.tenant, message.cache_salt) == ("", "/s")
     assert accepted.stop_strings == ("x",)
     assert accepted.num_prompt_characters == 10
+
+
+async def test_callers_are_told_apart_by_their_tokens(service: Service) -> None:
+    admission = Admission(service)
+
+    async def message(token: str | None) -> Generate:
+        asked = GenerationRequest(prompt="x", sampling=SamplingParams(), adapter_token=token)
+        async with admission.accept(asked) as accepted:
+            return accepted.message
+
+    first, again, other, nobody = [await message(t) for t in ("a", "a", "b", None)]
+    assert (first.tenant, first.cache_salt) == (again.tenant, again.cache_salt)
+    assert len({m.tenant for m in (first, other, nobody)}) == 3
+    assert len({m.cache_salt for m in (first, other, nobody)}) == 3
 
 
 async def test_request_ids_are_unique(service: Service) -> None:
