@@ -4,8 +4,9 @@ Checked here in full, in the frontend: what passes compiles in the engine too. U
 annotations, as JSON Schema says; keywords that constrain are enforced, refused, or (only when the
 client did not ask for `strict`) ignored and named in `CompiledGrammar.warnings`.
 
-Two roundings are llguidance's and cannot be refused by name: `format: date` takes 29 February in
-every year, and `multipleOf: 0.25` asks for both decimals (7.50, not 7.5).
+Three roundings are llguidance's and cannot be refused by name: `format: date` takes 29 February in
+every year, `format: time` a leap second in every minute, and `multipleOf: 0.25` asks for both
+decimals (7.50, not 7.5).
 
 One call takes milliseconds, at worst half a second, with the interpreter lock released for most of
 it: call it from a thread.
