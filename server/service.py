@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lorax_serve.grammar.regex_index import RegexCompiler
-from lorax_serve.ipc.messages import Generate, TokensGenerated
-from lorax_serve.ipc.types import EngineInfo
+from lorax_serve.ipc.adapter_report import AdapterReport
+from lorax_serve.ipc.messages import AdapterAction, Generate, TokensGenerated
+from lorax_serve.ipc.types import AdapterRef, EngineInfo
 from lorax_serve.server.adapter_resolver import AdapterResolver
 from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.text.chat_template import ChatTemplate
@@ -30,6 +31,11 @@ class Engine(Protocol):
         Raises ServeError when the request fails and EngineLost when the engine dies. Closing the
         generator before its end aborts the request.
         """
+
+    async def command(
+        self, action: AdapterAction, adapter: AdapterRef | None = None
+    ) -> AdapterReport | None:
+        """Have the engine's tiers changed, or described. Raises ServeError."""
 
 
 @dataclass(frozen=True, kw_only=True)
