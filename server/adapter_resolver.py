@@ -38,6 +38,10 @@ class ResolvedAdapter:
     ) -> None:
         self.release()
 
+    def share(self) -> "ResolvedAdapter":
+        """The same once more, with a hold of its own."""
+        return self if self.lease is None else replace(self, lease=self.lease.share())
+
     def release(self) -> None:
         if self.lease is not None:
             self.lease.release()

@@ -11,12 +11,12 @@ from typing import Final
 
 from aiohttp import web
 
+from lorax_serve.server.bearer import bearer
 from lorax_serve.server.keys import SERVICE
 from lorax_serve.server.request import GenerationRequest
 
 _HEADER: Final = "X-Adapter-Token"
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
-_BEARER: Final = re.compile(r"bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
 
 
 def with_adapter_token(asked: GenerationRequest, request: web.Request) -> GenerationRequest:
@@ -34,9 +34,3 @@ def header_token(request: web.Request) -> str | None:
     if not request.app[SERVICE].bearer_is_adapter_token:
         return None
     return bearer(request)
-
-
-def bearer(request: web.Request) -> str | None:
-    """What the Authorization header bears."""
-    found = _BEARER.fullmatch(request.headers.get("Authorization", ""))
-    return None if found is None else found[1]

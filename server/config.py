@@ -50,6 +50,10 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     hub_endpoint: Annotated[str, Meta(pattern=r"^https?://[^\s/?#@]+(/[^\s?#@]*)?$")] | None = None
     hub_token: Secret | None = None
     bearer_is_adapter_token: bool = False
+    admin_key: Secret | None = None
+    preload: str | None = None  # names of adapters, with commas between them
+    pin: str | None = None
+    preload_source: str | None = None
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080  # 0: any that is free
     cache_dir: Path = Path("~/.cache/lorax-serve")

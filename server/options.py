@@ -33,6 +33,7 @@ class Option:
     help: str  # without default and environment names
     metavar: str = ""
     is_size: bool = False
+    repeats: bool = False  # may be given more than once, which is a list with commas
     unset: str = ""  # what the default None means
     lorax_env: tuple[str, ...] = ()  # LoRAX's own variables for the same thing
 
@@ -210,6 +211,32 @@ GROUPS: Final = (
                 help="send a request's Authorization header to its adapter's source, as LoRAX does",
             ),
             Option(
+                flags=("--preload", "--preloaded-adapter-ids"),
+                name="preload",
+                metavar="NAMES",
+                repeats=True,
+                help="adapters, as in support,team/ops, that are loaded before the server is "
+                "ready; it does not start without them",
+                unset="none",
+                lorax_env=("PRELOADED_ADAPTER_IDS",),
+            ),
+            Option(
+                flags=("--pin",),
+                name="pin",
+                metavar="NAMES",
+                repeats=True,
+                help="the same, and they stay on the device",
+                unset="none",
+            ),
+            Option(
+                flags=("--preload-source", "--preloaded-adapter-source"),
+                name="preload_source",
+                metavar="SOURCE",
+                help="where the adapters of --preload and --pin come from",
+                unset="that of requests which name none",
+                lorax_env=("PRELOADED_ADAPTER_SOURCE",),
+            ),
+            Option(
                 flags=("--adapter-memory",),
                 name="adapter_pool_bytes",
                 metavar="SIZE",
@@ -320,6 +347,14 @@ GROUPS: Final = (
                 metavar="PORT",
                 help="port to listen on; 0 takes a free one",
                 lorax_env=("PORT",),
+            ),
+            Option(
+                flags=("--admin-key",),
+                name="admin_key",
+                metavar="KEY",
+                help="opens the operator's routes, which do not exist without it; better set in "
+                "the environment, where other users cannot see it",
+                unset="none",
             ),
             Option(
                 flags=("--shutdown-timeout",),
