@@ -92,6 +92,8 @@ class AdapterOperations:
                 self._resolver.aliases.put(name, target)
                 if old is not None and (not pin or old.source != target.source):
                     await self._unpin(Target(old.source, name))
+                if old is not None and old != target:
+                    self._records.forget(old.source, name)
                 self._records.note(adapter)
 
     async def unload(self, name: str) -> None:
@@ -101,6 +103,7 @@ class AdapterOperations:
             if target is None:
                 raise _not_loaded(name)
             self._resolver.aliases.remove(name)
+            self._records.forget(target.source, name)
             await self._unpin(Target(target.source, name))
 
     # -- adapters under any name

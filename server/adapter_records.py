@@ -71,6 +71,10 @@ class AdapterRecords:
         record.revision, record.label = adapter.ref.revision, label_of(adapter)
         return record
 
+    def forget(self, source: str, name: str) -> None:
+        """The name is no more; requests under it may still run."""
+        self._records.pop((source, name), None)
+
     @contextmanager
     def use(self, adapter: ResolvedAdapter) -> Iterator[AdapterRecord]:
         """One request, from its start to its end."""
