@@ -53,6 +53,11 @@ class AdapterMetrics(Collector):
         self._seen: dict[str, AdapterState] = {}  # of the engine's last report, by digest
         registry.register(self)
 
+    def introduced(self, label: str) -> None:
+        """An adapter is here before anybody asks for it: a label, while there are any."""
+        if len(self._uses) < self._max_labels:
+            self._uses.setdefault(label, 0)
+
     def requested(self, label: str, num_requests: int) -> None:
         """One more request; `num_requests` are all that there were for this adapter."""
         self._grant(label, num_requests)

@@ -69,6 +69,7 @@ class AdapterRecords:
             self._records[key] = record
             self._forget_one_too_many(key)
         record.revision, record.label = adapter.ref.revision, label_of(adapter)
+        self._metrics.introduced(record.label)
         return record
 
     def forget(self, source: str, name: str) -> None:

@@ -94,7 +94,7 @@ class Authority:
 
     def _refused(self, source: Source, adapter_id: str, token: str | None) -> None:
         caller = self.fingerprint(token)
-        self._verdicts.drop(source.name, adapter_id, caller)
         self._verdicts.put(source.name, adapter_id, caller, None, FALSE_SECONDS)
-        if token is None:  # so it is not public any more
+        known = self._store.last_meaning(source.name, adapter_id)
+        if token is None and known is not None and known.public:  # it is not public any more
             self._store.forget(source.name, adapter_id)

@@ -60,6 +60,7 @@ class FakeEngine:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     commands: list[tuple[AdapterAction, AdapterRef | None]] = field(default_factory=list)
     refusal: ServeError | None = None  # of every command that names an adapter
+    lost: ServeError | None = None  # the answer to every command
     report: AdapterReport = field(
         default_factory=lambda: AdapterReport([], TierUse(1000, 0), TierUse(2000, 0))
     )
@@ -74,6 +75,8 @@ class FakeEngine:
         self, action: AdapterAction, adapter: AdapterRef | None = None
     ) -> AdapterReport | None:
         self.commands.append((action, adapter))
+        if self.lost is not None:
+            raise self.lost
         if adapter is None:
             return self.report
         if self.refusal is not None:
