@@ -76,7 +76,9 @@ class AdapterStatuses:
     async def _fresh_report(self) -> AdapterReport:
         report = await self._engine.command(AdapterAction.REPORT)
         assert report is not None, "the engine answers a REPORT with a report"
-        labels = {record.revision: record.label for record in self._records}
+        labels: dict[str, str] = {}  # of several names for the same bytes the first counts
+        for record in sorted(self._records, key=lambda record: record.label):
+            labels.setdefault(record.revision, record.label)
 
         def label_of(state: AdapterState) -> str | None:
             return next((labels[r] for r in state.revisions if r in labels), None)
