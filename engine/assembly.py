@@ -53,7 +53,7 @@ def assemble(
     model = load_model(
         folder,
         device=device,
-        dtype=_dtype(config.dtype, device, model_config),
+        dtype=served_dtype(config.dtype, device, model_config),
         report=lambda f: report("Loading weights", f),
     )
     eos_token_ids = load_eos_token_ids(folder)
@@ -109,7 +109,8 @@ def engine_device(device: Device) -> torch.device:
     return torch.device(device.value)
 
 
-def _dtype(dtype: DType, device: torch.device, model_config: ModelConfig) -> torch.dtype:
+def served_dtype(dtype: DType, device: torch.device, model_config: ModelConfig) -> torch.dtype:
+    """What weights and adapters are held in."""
     if dtype is not DType.AUTO:
         return {
             DType.FLOAT32: torch.float32,

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import structlog
 
+from lorax_serve.engine.adapter_desk import AdapterDesk
 from lorax_serve.engine.adapters.exchange import AdapterExchange
 from lorax_serve.engine.errors import RequestError
 from lorax_serve.engine.intake import Intake
@@ -21,7 +22,15 @@ from lorax_serve.engine.scheduler import Scheduler
 from lorax_serve.engine.sequence import Sequence, SequenceId
 from lorax_serve.engine.step import Step, StepOutput
 from lorax_serve.grammar.errors import GrammarError
-from lorax_serve.ipc.messages import Abort, EngineReady, Generate, Hello, ToEngine, ToFrontend
+from lorax_serve.ipc.messages import (
+    Abort,
+    AdapterCommand,
+    EngineReady,
+    Generate,
+    Hello,
+    ToEngine,
+    ToFrontend,
+)
 from lorax_serve.ipc.types import ErrorCode
 
 log = structlog.get_logger(__name__)
@@ -87,6 +96,7 @@ class EngineCore:
         self._runner = runner
         self._in_flight: SampledStep | None = None  # not applied yet
         self._outbox = Outbox(link.send)
+        self._desk = AdapterDesk(exchange, link.send)
 
     def run_forever(self) -> None:
         """Serve until the process is ended."""
@@ -105,6 +115,7 @@ class EngineCore:
         schedule = self._scheduler.schedule()
         for rejection in schedule.rejections:
             self._outbox.failed(rejection.sequence.id, rejection.error)
+        self._desk.poll()  # after the scheduler: requests go before what is loaded ahead of them
         was_busy = bool(schedule.step.scheduled) or self._in_flight is not None
         if schedule.step.scheduled:
             self._run(schedule.step)
@@ -124,6 +135,9 @@ class EngineCore:
                 self._link.send(frontend, self._ready)
             case Abort(request_id=request_id):
                 self._scheduler.remove(SequenceId(frontend, request_id))
+                self._desk.abort(SequenceId(frontend, request_id))
+            case AdapterCommand():
+                self._desk.take(frontend, message)
             case Generate():
                 self._add(frontend, message)
 

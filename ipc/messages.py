@@ -1,16 +1,21 @@
 """Everything that crosses the engine socket. Reading this file is reading the protocol.
 
-Frontend to engine: Hello, Generate, Abort.   Engine to frontend: LoadProgress, EngineReady,
-EngineFailed, StepEvents. Every Generate is answered by exactly one terminal event: TokensGenerated
-with a finish reason, or RequestFailed; after an Abort the engine says nothing more.
+Frontend to engine: Hello, Generate, AdapterCommand, Abort.   Engine to frontend: LoadProgress,
+EngineReady, EngineFailed, StepEvents, AdapterReply, RequestFailed. Every Generate is answered by
+exactly one terminal event: TokensGenerated with a finish reason, or RequestFailed. Every
+AdapterCommand is answered by exactly one message: AdapterReply or RequestFailed. After an Abort of
+either the engine says nothing more about it.
 """
 
+import enum
 import hashlib
 
 import msgspec
 from msgspec import Struct
 
+from lorax_serve.ipc.adapter_report import AdapterReport
 from lorax_serve.ipc.types import (
+    AdapterRef,
     AnyAdapterRef,
     EngineInfo,
     ErrorCode,
@@ -38,6 +43,25 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     grammar: GrammarSpec | None = None
     cache_salt: str = ""  # requests share prefix-cache blocks only under equal salts
     tenant: str = ""  # whom the tokens are counted against when places are few; "": one for all
+
+
+class AdapterAction(enum.Enum):
+    """What an operator wants of the engine's tiers."""
+
+    LOAD = "load"  # validate it and bring it to the device; afterwards it is like any other
+    PIN = "pin"  # the same, and keep it there
+    UNPIN = "unpin"  # let it go when room is needed; of one that is not pinned, nothing
+    REPORT = "report"  # say what is where
+
+
+class AdapterCommand(Struct, frozen=True, tag="adapter_command", forbid_unknown_fields=True):
+    request_id: RequestId
+    action: AdapterAction
+    adapter: AdapterRef | None = None  # None for a REPORT, and only there
+
+    def __post_init__(self) -> None:
+        if (self.adapter is None) != (self.action is AdapterAction.REPORT):
+            raise ValueError("a command names an adapter unless it asks for a report")
 
 
 class Abort(Struct, frozen=True, tag="abort", forbid_unknown_fields=True):
@@ -74,14 +98,21 @@ class RequestFailed(Struct, frozen=True, tag="failed", forbid_unknown_fields=Tru
     message: str
 
 
+class AdapterReply(Struct, frozen=True, tag="adapter_reply", forbid_unknown_fields=True):
+    """The command has been carried out."""
+
+    request_id: RequestId
+    report: AdapterReport | None = None  # what a REPORT asked for
+
+
 class StepEvents(Struct, frozen=True, tag="events", forbid_unknown_fields=True):
     """All that one step has to say to one frontend."""
 
     events: list[TokensGenerated | RequestFailed]
 
 
-ToEngine = Hello | Generate | Abort
-ToFrontend = LoadProgress | EngineReady | EngineFailed | StepEvents
+ToEngine = Hello | Generate | AdapterCommand | Abort
+ToFrontend = LoadProgress | EngineReady | EngineFailed | StepEvents | AdapterReply | RequestFailed
 
 RequestEvent = TokensGenerated | RequestFailed
 

@@ -1,13 +1,18 @@
 """From an adapter's name in a request to files that stay as long as the request needs them."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final
 
-from lorax_serve.ipc.types import AdapterRef
-from lorax_serve.server.errors import UnservedSource
+import msgspec
+
+from lorax_serve.ipc.types import AdapterRef, ErrorCode
+from lorax_serve.server.adapter_aliases import AdapterAliases, Target
+from lorax_serve.server.errors import ServeError, UnservedSource, adapter_not_found
 from lorax_serve.server.remote_adapters import RemoteAdapters
 from lorax_serve.server.sources.local import LocalAdapters
+from lorax_serve.server.sources.source import RemoteAdapter
 from lorax_serve.server.store.lease import Lease
 
 LOCAL: Final = "local"
@@ -20,6 +25,7 @@ class ResolvedAdapter:
     ref: AdapterRef
     source: str
     lease: Lease | None = None  # None: they are the operator's, and nobody else's to hold
+    named_by_operator: bool = False  # an alias, or the name of a folder in the adapter directory
 
     def __enter__(self) -> "ResolvedAdapter":
         return self
@@ -32,35 +38,101 @@ class ResolvedAdapter:
     ) -> None:
         self.release()
 
+    def share(self) -> "ResolvedAdapter":
+        """The same once more, with a hold of its own."""
+        return self if self.lease is None else replace(self, lease=self.lease.share())
+
     def release(self) -> None:
         if self.lease is not None:
             self.lease.release()
 
 
 class AdapterResolver:
-    """`default_source` is meant where a request names none. Without `remote` only folders of this
-    machine are served.
+    """`default_source` is meant where a request names none, and no alias. Without `remote` only
+    folders of this machine are served.
     """
 
     def __init__(
         self, local: LocalAdapters, remote: RemoteAdapters | None = None, *, default_source: str
     ) -> None:
+        self.aliases = AdapterAliases()
+        self.default_source = default_source
         self._local = local
         self._remote = remote
-        self._default_source = default_source
+
+    def target(self, adapter_id: str, source: str | None) -> Target:
+        """Which adapter a request means that says this."""
+        alias = self.aliases.get(adapter_id) if source is None else None
+        return alias or Target(
+            self.default_source if source is None else source.lower(), adapter_id
+        )
 
     async def resolve(
-        self, adapter_id: str, source: str | None, token: str | None
+        self, adapter_id: str, source: str | None, token: str | None, *, anew: bool = False
     ) -> ResolvedAdapter:
-        """May take as long as a download. Raises ServeError; see the sources and RemoteAdapters."""
-        source = self._default_source if source is None else source.lower()
+        """May take as long as a download; `anew` asks the source again which bytes it means.
+
+        Raises ServeError; see the sources and RemoteAdapters.
+        """
+        target = self.target(adapter_id, source)
+        return await self.resolve_as(adapter_id, target, token, anew=anew)
+
+    async def resolve_as(
+        self, name: str, target: Target, token: str | None, *, anew: bool = False
+    ) -> ResolvedAdapter:
+        """The target, under a name that may be another than its own."""
+        is_alias = name != target.adapter_id
+        try:
+            found = await self._find(target, token, anew=anew)
+        except ServeError as error:
+            if is_alias and error.code is ErrorCode.MODEL_NOT_FOUND:
+                raise adapter_not_found(name) from None  # what it stands for is nobody's business
+            raise
+        ref = msgspec.structs.replace(found.ref, name=name)
+        named = found.named_by_operator or self.aliases.get(name) == target
+        return replace(found, ref=ref, named_by_operator=named)
+
+    async def _find(self, target: Target, token: str | None, *, anew: bool) -> ResolvedAdapter:
+        source, adapter_id = target.source, target.adapter_id
         if source == LOCAL:
-            return ResolvedAdapter(self._local.resolve(adapter_id), LOCAL)
+            ref = self._local.resolve(adapter_id)
+            return ResolvedAdapter(ref, LOCAL, named_by_operator=not adapter_id.startswith("/"))
         if self._remote is None or source not in self._remote.names:
             raise UnservedSource(self.sources)
-        lease = await self._remote.lease(source, adapter_id, token)
+        lease = await self._remote.lease(source, adapter_id, token, anew=anew)
         ref = AdapterRef(name=adapter_id, path=str(lease.path), revision=lease.digest)
         return ResolvedAdapter(ref, source, lease)
+
+    def root(self, target: Target, token: str | None) -> str | None:
+        """`source:id`, with the revision where it is fetched; None if this caller may not use it,
+        or is not known to. Nobody is asked, and nothing fetched.
+        """
+        if target.source == LOCAL:
+            try:
+                self._local.resolve(target.adapter_id)
+            except ServeError:
+                return None
+            return str(target)
+        if self._remote is None:
+            return None
+        known = self._remote.known(target.source, target.adapter_id, token)
+        return None if known is None else _root(known)
+
+    def listed(self, token: str | None) -> Iterator[tuple[str, str]]:
+        """Names and roots of the aliases and fetched adapters that this caller may use."""
+        for name, target in self.aliases:
+            root = self.root(target, token)
+            if root is not None:
+                yield name, root
+        if self._remote is not None:
+            for adapter_id, adapter in self._remote.listed(token):
+                yield adapter_id, _root(adapter)
+
+    def stored(self) -> Iterator[tuple[Target, str]]:
+        """Every adapter whose fetched bytes are here, with their digest, whoever may use it."""
+        if self._remote is not None:
+            for known in self._remote.stored():
+                yield Target(known.source, known.adapter_id), known.digest
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -74,3 +146,7 @@ class AdapterResolver:
     async def close(self) -> None:
         if self._remote is not None:
             await self._remote.close()
+
+
+def _root(adapter: RemoteAdapter) -> str:
+    return f"{adapter.source}:{adapter.repository}@{adapter.revision}"

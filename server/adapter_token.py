@@ -1,7 +1,8 @@
-"""Which credential a request brings for its adapter's source: `api_token` in the body.
+"""Which credential a request brings for its adapter's source.
 
-LoRAX takes the Authorization header too. There a server's own key would come, so here the header
-counts only where the operator says that it holds such tokens.
+`api_token` in the body, or the X-Adapter-Token header where there is none. LoRAX takes the
+Authorization header too. There a server's own key would come, so here that one counts only where
+the operator says that it holds such tokens.
 """
 
 import re
@@ -10,15 +11,26 @@ from typing import Final
 
 from aiohttp import web
 
+from lorax_serve.server.bearer import bearer
 from lorax_serve.server.keys import SERVICE
 from lorax_serve.server.request import GenerationRequest
 
-_BEARER: Final = re.compile(r"bearer +([\x21-\x7e]{1,4096})", re.IGNORECASE)
+_HEADER: Final = "X-Adapter-Token"
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 
 
 def with_adapter_token(asked: GenerationRequest, request: web.Request) -> GenerationRequest:
-    """`asked` with the header's token, where that counts and the body has none."""
-    if asked.adapter_token is not None or not request.app[SERVICE].bearer_is_adapter_token:
+    """`asked` with the headers' token, where the body has none."""
+    if asked.adapter_token is not None:
         return asked
-    found = _BEARER.fullmatch(request.headers.get("Authorization", ""))
-    return asked if found is None else replace(asked, adapter_token=found[1])
+    return replace(asked, adapter_token=header_token(request))
+
+
+def header_token(request: web.Request) -> str | None:
+    """The token of a request without one in its body."""
+    own = request.headers.get(_HEADER, "")
+    if _TOKEN.fullmatch(own):
+        return own
+    if not request.app[SERVICE].bearer_is_adapter_token:
+        return None
+    return bearer(request)

@@ -18,6 +18,7 @@ from lorax_serve.ipc.types import (
     RequestId,
     StopConditions,
 )
+from lorax_serve.server.adapter_records import AdapterRecord
 from lorax_serve.server.adapter_resolver import ResolvedAdapter
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.request import Constraint, GenerationRequest, Merge
@@ -36,6 +37,7 @@ class Accepted:
     skip_special_tokens: bool
     num_prompt_characters: int
     adapter_source: str | None  # None: the base model
+    adapter_records: tuple[AdapterRecord, ...]  # of the adapter, or of a merge's parts
     grammar_warnings: tuple[str, ...]
 
     @property
@@ -89,10 +91,16 @@ class Admission:
         with ExitStack() as held:
             if asked.merge is None:
                 part = await self._resolve(asked.adapter_id, asked, held)
-                yield _BASE if part is None else _Adapter(part.ref, part.source)
+                if part is None:
+                    yield _BASE
+                else:
+                    yield _Adapter(part.ref, part.source, self._used((part,), held))
             else:
                 ids = asked.merge.adapter_ids
-                yield _merged(asked.merge, [await self._resolve(i, asked, held) for i in ids])
+                parts = [await self._resolve(i, asked, held) for i in ids]
+                adapters = _without_base(parts)
+                used = self._used(adapters, held)
+                yield _Adapter(_merged(asked.merge, adapters), adapters[0].source, used)
 
     async def _resolve(
         self, adapter_id: str, asked: GenerationRequest, held: ExitStack
@@ -101,7 +109,21 @@ class Admission:
         if not adapter_id or self._service.is_base(adapter_id):
             return None
         source, token = asked.adapter_source, asked.adapter_token
-        return held.enter_context(await self._service.resolver.resolve(adapter_id, source, token))
+        resolver = self._service.resolver
+        try:
+            return held.enter_context(await resolver.resolve(adapter_id, source, token))
+        except ServeError as error:
+            meant = resolver.target(adapter_id, source)
+            self._service.desk.records.unresolved(meant.source, adapter_id, error.code)
+            raise
+
+    def _used(
+        self, adapters: Sequence[ResolvedAdapter], held: ExitStack
+    ) -> tuple[AdapterRecord, ...]:
+        """Count the request for each, until `held` ends; once, however often a merge has it."""
+        by_name = {(adapter.source, adapter.ref.name): adapter for adapter in adapters}
+        records = self._service.desk.records
+        return tuple(held.enter_context(records.use(each)) for each in by_name.values())
 
     async def _prompt_ids(self, asked: GenerationRequest, max_model_len: int) -> list[int]:
         longest = max_model_len - 1  # at least one token is to be generated
@@ -126,9 +148,10 @@ class Admission:
 class _Adapter:
     ref: AnyAdapterRef | None
     source: str | None
+    records: tuple[AdapterRecord, ...]
 
 
-_BASE = _Adapter(None, None)
+_BASE = _Adapter(None, None, ())
 
 
 def _accepted(
@@ -161,12 +184,13 @@ def _accepted(
         skip_special_tokens=asked.skip_special_tokens,
         num_prompt_characters=len(asked.prompt) if isinstance(asked.prompt, str) else 0,
         adapter_source=adapter.source,
+        adapter_records=adapter.records,
         grammar_warnings=warnings,
     )
 
 
-def _merged(merge: Merge, parts: Sequence[ResolvedAdapter | None]) -> _Adapter:
-    """The merge of its resolved adapters. Raises ServeError where one is None, the base model."""
+def _without_base(parts: Sequence[ResolvedAdapter | None]) -> tuple[ResolvedAdapter, ...]:
+    """Raises ServeError where a part of a merge is None, the base model."""
     adapters = tuple(part for part in parts if part is not None)
     if len(adapters) < len(parts):
         raise ServeError(
@@ -174,14 +198,17 @@ def _merged(merge: Merge, parts: Sequence[ResolvedAdapter | None]) -> _Adapter:
             "`merged_adapters` names the base model, which is no adapter.",
             param="merged_adapters",
         )
-    ref = MergedAdapters(
+    return adapters
+
+
+def _merged(merge: Merge, adapters: Sequence[ResolvedAdapter]) -> MergedAdapters:
+    return MergedAdapters(
         parts=tuple(part.ref for part in adapters),
         weights=merge.weights,
         strategy=merge.strategy,
         density=merge.density,
         majority_sign_method=merge.majority_sign_method,
     )
-    return _Adapter(ref, adapters[0].source)
 
 
 def _max_new_tokens(asked: GenerationRequest, num_prompt: int, info: EngineInfo) -> int:

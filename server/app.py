@@ -9,6 +9,7 @@ from http import HTTPStatus
 import structlog
 from aiohttp import web
 
+from lorax_serve.server.admin_key import AdminKey
 from lorax_serve.server.admission import Admission
 from lorax_serve.server.error_replies import (
     INTERNAL,
@@ -18,7 +19,15 @@ from lorax_serve.server.error_replies import (
 )
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.keys import ADMISSION, RECEIVED_AT, REQUEST_ID, SERVICE
-from lorax_serve.server.routes import chat, completions, health, models, native
+from lorax_serve.server.routes import (
+    admin,
+    chat,
+    completions,
+    health,
+    metrics,
+    models,
+    native,
+)
 from lorax_serve.server.service import Service
 
 log = structlog.get_logger(__name__)
@@ -52,9 +61,24 @@ def build_app(service: Service) -> web.Application:
             web.get("/ping", health.health),
             web.get("/ready", health.ready),
             web.get("/info", health.info),
+            web.get("/metrics", metrics.metrics),
         ]
     )
+    if service.admin_key is not None:
+        app.add_routes(_admin_routes(service.admin_key))
     return app
+
+
+def _admin_routes(key: AdminKey) -> list[web.RouteDef]:
+    """Only there where a key was set: without one, nothing at these addresses tells of them."""
+    return [
+        web.post("/v1/load_lora_adapter", key.guard(admin.load)),
+        web.post("/v1/unload_lora_adapter", key.guard(admin.unload)),
+        web.get("/adapters", key.guard(admin.status)),
+        web.post("/adapters/{name:.+}/pin", key.guard(admin.pin)),
+        web.post("/adapters/{name:.+}/unpin", key.guard(admin.unpin)),
+        web.post("/adapters/{name:.+}/refresh", key.guard(admin.refresh)),
+    ]
 
 
 @web.middleware

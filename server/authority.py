@@ -46,6 +46,29 @@ class Authority:
             raise NotFoundOrForbidden("as it was moments ago")
         return verdict.adapter
 
+    async def resolve_anew(
+        self, source: Source, adapter_id: str, token: str | None
+    ) -> RemoteAdapter:
+        """What the source says now, whatever it said before. Raises SourceError."""
+        caller = self.fingerprint(token)
+        try:
+            adapter = await source.resolve(adapter_id, token)
+        except NotFoundOrForbidden:
+            self._refused(source, adapter_id, token)
+            raise
+        self._verdicts.put(source.name, adapter_id, caller, adapter, TRUE_SECONDS)
+        return adapter
+
+    def known(self, source_name: str, adapter_id: str, token: str | None) -> RemoteAdapter | None:
+        """What this caller may use for certain, without asking: by a proof of the caller's own
+        that still counts, or because it is anybody's and its bytes are here.
+        """
+        verdict = self._verdicts.get(source_name, adapter_id, self.fingerprint(token))
+        if verdict is not None:
+            return verdict.adapter
+        known = self._store.last_meaning(source_name, adapter_id)
+        return known if known is not None and known.public else None
+
     def revoke(self, source: Source, adapter_id: str, token: str | None) -> None:
         """The source went back on its word: ask it again."""
         self._verdicts.drop(source.name, adapter_id, self.fingerprint(token))
@@ -59,9 +82,7 @@ class Authority:
             async with asyncio.timeout(None if known is None else self._patience):
                 adapter = await source.resolve(adapter_id, token)
         except NotFoundOrForbidden:
-            self._verdicts.put(source.name, adapter_id, caller, None, FALSE_SECONDS)
-            if token is None:  # so it is not public any more
-                self._store.forget(source.name, adapter_id)
+            self._refused(source, adapter_id, token)
             raise
         except (SourceUnavailable, TimeoutError) as error:
             if known is None:
@@ -70,3 +91,10 @@ class Authority:
             adapter = known
         self._verdicts.put(source.name, adapter_id, caller, adapter, TRUE_SECONDS)
         return adapter
+
+    def _refused(self, source: Source, adapter_id: str, token: str | None) -> None:
+        caller = self.fingerprint(token)
+        self._verdicts.put(source.name, adapter_id, caller, None, FALSE_SECONDS)
+        known = self._store.last_meaning(source.name, adapter_id)
+        if token is None and known is not None and known.public:  # it is not public any more
+            self._store.forget(source.name, adapter_id)

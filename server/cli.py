@@ -25,6 +25,7 @@ from lorax_serve.server.version import version
 
 EXIT_STOPPED: Final = 0
 EXIT_USAGE: Final = 2
+ADAPTERS: Final = "adapters"  # the subcommand; anything else serves
 
 _DESCRIPTION: Final = (
     "Serve one base model and any number of LoRA adapters; every request names its own.\n"
@@ -37,10 +38,15 @@ MiB and GiB. Switches take true or false in the environment.
 
 Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong option, 70 the engine was lost.
 
+adapters check PATH reads an adapter's folder as the server would, without a GPU and without the
+model's weights, and says whether it can be served and if not why; it takes the options on model
+and adapters. Exit codes: 0 it can, 1 it cannot, 2 there is no such folder or model.
+
 Examples:
   lorax-serve
   lorax-serve --model-id /models/Llama-3.1-8B-Instruct --adapter-dir /adapters --host 0.0.0.0
   lorax-serve --model-id Qwen/Qwen3-0.6B@main --kv-cache-memory 2GiB
+  lorax-serve adapters check /adapters/support --model-id /models/Llama-3.1-8B-Instruct
 """
 
 
@@ -68,7 +74,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script; the process's exit code."""
-    settings = parse(sys.argv[1:] if argv is None else argv, os.environ)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == [ADAPTERS]:
+        return _adapters(argv[1:])
+    settings = parse(argv, os.environ)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the event loop takes over
     try:
         # Only now: --help and a wrong option answer without loading the server.
@@ -77,6 +86,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(settings)
     except KeyboardInterrupt:
         return EXIT_STOPPED
+
+
+def _adapters(argv: Sequence[str]) -> int:
+    """`adapters check PATH [options]`; the options are the server's, as far as they matter."""
+    match argv:
+        case ["check", path, *options] if not path.startswith("-"):
+            settings = parse(options, os.environ)
+        case _:
+            sys.stderr.write("lorax-serve: expected adapters check PATH [options].\n")
+            return EXIT_USAGE
+    from lorax_serve.server.adapter_check import check_adapter
+
+    return check_adapter(path, settings)
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
@@ -103,7 +125,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="lorax-serve",
-        usage="lorax-serve [options]",
+        usage="lorax-serve [options]\n       lorax-serve adapters check PATH [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=_HelpFormatter,
@@ -139,6 +161,7 @@ def _add(section: argparse._ArgumentGroup, option: Option) -> None:
             default=argparse.SUPPRESS,
             help=help_text,
             metavar=option.metavar,
+            action="append" if option.repeats else "store",
         )
 
 
@@ -159,7 +182,8 @@ def _texts(
 ) -> Iterator[tuple[str, str]]:
     """Where a value comes from, and its text; the first one counts."""
     if option.name in given:
-        yield option.flags[0], str(given[option.name])
+        value = given[option.name]
+        yield option.flags[0], ",".join(value) if isinstance(value, list) else str(value)
     for name in option.env:
         if environ.get(name) and not _is_service_link(name, environ[name]):
             yield name, environ[name]

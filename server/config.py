@@ -67,6 +67,10 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     s3_aws_chain: bool = False
     predibase_gateway: HttpAddress | None = None
     predibase_allow: str | None = None  # like s3_allow
+    admin_key: Secret | None = None
+    preload: str | None = None  # names of adapters, with commas between them
+    pin: str | None = None
+    preload_source: str | None = None
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080  # 0: any that is free
     cache_dir: Path = Path("~/.cache/lorax-serve")

@@ -4,21 +4,27 @@ Knows messages and request ids, neither processes nor HTTP. Everything runs on o
 """
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator
 from typing import NoReturn
 
 import structlog
 
+from lorax_serve.ipc.adapter_report import AdapterReport
 from lorax_serve.ipc.link import FrontendLink, LinkError
 from lorax_serve.ipc.messages import (
     Abort,
+    AdapterAction,
+    AdapterCommand,
+    AdapterReply,
     Generate,
     RequestEvent,
     RequestFailed,
     StepEvents,
+    ToEngine,
     TokensGenerated,
 )
-from lorax_serve.ipc.types import EngineInfo, ErrorCode, RequestId
+from lorax_serve.ipc.types import AdapterRef, EngineInfo, ErrorCode, RequestId
 from lorax_serve.server.errors import ServeError
 
 log = structlog.get_logger(__name__)
@@ -37,6 +43,7 @@ class EngineClient:
         self.info = info
         self._link = link
         self._open: dict[RequestId, _Events] = {}
+        self._commands: dict[RequestId, asyncio.Future[AdapterReport | None]] = {}
         self._refusal: ServeError | None = None
         self._none_open = asyncio.Event()
         self._none_open.set()
@@ -57,6 +64,8 @@ class EngineClient:
             if isinstance(message, StepEvents):
                 for event in message.events:
                     self._deliver(event)
+            elif isinstance(message, AdapterReply | RequestFailed):
+                self._answer(message)
             else:
                 log.warning("unexpected_message", message_type=type(message).__name__)
 
@@ -79,6 +88,24 @@ class EngineClient:
         finally:
             self._abandon(request.request_id, events)
 
+    async def command(
+        self, action: AdapterAction, adapter: AdapterRef | None = None
+    ) -> AdapterReport | None:
+        """Have the engine carry it out; the report that REPORT asks for.
+
+        Raises ServeError when the engine refuses, cannot be asked, or ends first. Cancelled, it
+        withdraws the command, which may have been carried out all the same.
+        """
+        command_id = RequestId(uuid.uuid4().hex)
+        self._send(AdapterCommand(command_id, action, adapter))
+        answer: asyncio.Future[AdapterReport | None] = asyncio.get_running_loop().create_future()
+        self._commands[command_id] = answer
+        try:
+            return await answer
+        finally:
+            if self._commands.pop(command_id, None) is not None:
+                self._abort(command_id)
+
     def refuse_new(self, error: ServeError) -> None:
         """Refuse all later requests with `error`; the open ones go on."""
         self._refusal = error
@@ -91,24 +118,43 @@ class EngineClient:
         self.refuse_new(error if refusal is None else refusal)
         for request_id in list(self._open):
             self._end(request_id).put_nowait(error)
+        while self._commands:
+            self._fail(self._commands.popitem()[1], error)
 
     async def wait_none_open(self) -> None:
         await self._none_open.wait()
 
     def _begin(self, request: Generate) -> _Events:
-        if self._refusal is not None:
-            raise self._refusal.with_traceback(None)
         if request.request_id in self._open:
             raise ValueError(f"request id {request.request_id!r} is in use")
-        try:
-            self._link.send(request)
-        except LinkError as error:
-            log.error("engine_unreachable", reason=str(error))
-            raise ServeError(ErrorCode.QUEUE_FULL, "The engine cannot take requests now.") from None
+        self._send(request)
         events: _Events = asyncio.Queue()
         self._open[request.request_id] = events
         self._none_open.clear()
         return events
+
+    def _send(self, message: ToEngine) -> None:
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
+        try:
+            self._link.send(message)
+        except LinkError as error:
+            log.error("engine_unreachable", reason=str(error))
+            raise ServeError(ErrorCode.QUEUE_FULL, "The engine cannot take requests now.") from None
+
+    def _answer(self, message: AdapterReply | RequestFailed) -> None:
+        answer = self._commands.pop(message.request_id, None)
+        if answer is None:
+            return  # it left the engine before our Abort came in
+        if isinstance(message, RequestFailed):
+            self._fail(answer, ServeError(message.code, message.message))
+        elif not answer.done():  # its caller may have been cancelled a moment ago
+            answer.set_result(message.report)
+
+    @staticmethod
+    def _fail(answer: asyncio.Future[AdapterReport | None], error: ServeError) -> None:
+        if not answer.done():
+            answer.set_exception(error.with_traceback(None))
 
     def _deliver(self, event: RequestEvent) -> None:
         events = self._open.get(event.request_id)
@@ -132,6 +178,9 @@ class EngineClient:
         if self._open.get(request_id) is not events:
             return
         self._end(request_id)
+        self._abort(request_id)
+
+    def _abort(self, request_id: RequestId) -> None:
         try:
             self._link.send(Abort(request_id))
         except LinkError as error:

@@ -49,6 +49,7 @@ RETRY_AFTER = {
 # What HTTP itself refuses, before any route has read a body.
 HTTP_SENTENCES: dict[int, tuple[str, str]] = {
     400: ("bad_request", "The request is not valid."),
+    403: ("forbidden", "This address asks for the server's admin key."),
     404: ("not_found", "There is nothing at this address."),
     405: ("method_not_allowed", "This address does not answer that method."),
     408: ("request_timeout", "The body did not arrive in time."),
@@ -151,8 +152,8 @@ def failure_of_http(error: web.HTTPException) -> Failure:
 
 
 def is_openai(request: web.BaseRequest) -> bool:
-    """Which API's shape an answer to this request has."""
-    return request.path.startswith("/v1/")
+    """Which API's shape an answer to this request has; the operator's routes have OpenAI's."""
+    return request.path.startswith(("/v1/", "/adapters"))
 
 
 def error_reply(request: web.BaseRequest, failure: Failure) -> web.Response:
@@ -170,6 +171,8 @@ def error_reply(request: web.BaseRequest, failure: Failure) -> web.Response:
 
 
 def _openai_type(status: HTTPStatus) -> str:
+    if status is HTTPStatus.FORBIDDEN:
+        return "permission_error"
     if status is HTTPStatus.NOT_FOUND:
         return "not_found_error"
     if status is HTTPStatus.TOO_MANY_REQUESTS:

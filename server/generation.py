@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from lorax_serve.ipc.messages import TokensGenerated
 from lorax_serve.ipc.types import ErrorCode, FinishReason, PromptStats, TokenLogprob
 from lorax_serve.server.admission import Accepted
+from lorax_serve.server.engine import Engine
 from lorax_serve.server.errors import ServeError
-from lorax_serve.server.service import Engine
 from lorax_serve.server.text.text_stream import TextStream
 from lorax_serve.server.text.tokenizer import Tokenizer
 

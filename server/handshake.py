@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from lorax_serve.ipc.link import FrontendLink, LinkError
 from lorax_serve.ipc.messages import (
+    AdapterReply,
     EngineFailed,
     EngineReady,
     Hello,
     LoadProgress,
+    RequestFailed,
     StepEvents,
     protocol_hash,
 )
@@ -32,7 +34,7 @@ async def handshake(link: FrontendLink, report: ReportProgress) -> EngineInfo:
                     raise StartError(message)
                 case EngineReady() as ready:
                     return _checked(ready)
-                case StepEvents():
+                case StepEvents() | AdapterReply() | RequestFailed():
                     raise StartError("The engine answers requests that nobody made.")
     except LinkError as error:
         raise StartError(f"Frontend and engine do not understand each other. {error}") from error

@@ -11,21 +11,27 @@ from contextlib import closing
 from typing import Final
 
 import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry
 
 from lorax_serve.grammar.errors import UnsupportedTokenizer
 from lorax_serve.grammar.regex_index import RegexCompiler
 from lorax_serve.ipc.config import EngineConfig
+from lorax_serve.server.adapter_desk import open_desk
 from lorax_serve.server.adapter_setup import build_resolver
+from lorax_serve.server.admin_key import AdminKey
 from lorax_serve.server.app import build_app
 from lorax_serve.server.banner import Banner
 from lorax_serve.server.config import Settings
 from lorax_serve.server.engine_client import EngineClient
 from lorax_serve.server.engine_process import ENGINE_COMMAND
 from lorax_serve.server.errors import StartError
+from lorax_serve.server.keys import SERVICE
 from lorax_serve.server.lifetime import Plan, live
 from lorax_serve.server.listening import bound_sockets, url
 from lorax_serve.server.logging import configure_logging
 from lorax_serve.server.model_source import ModelSource, find_model
+from lorax_serve.server.preload import preload
 from lorax_serve.server.progress import Progress, ProgressBar, ProgressLines
 from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.sources.local import LocalAdapters
@@ -103,16 +109,27 @@ class _Serving:
             ),
             sockets=self._sockets,
             build_app=lambda client: build_app(self._service(client)),
+            prepare=self._prepare,
             report=self._progress.update,
             on_ready=self._announce,
             shutdown_seconds=self._settings.server.shutdown_timeout,
         )
+
+    async def _prepare(self, app: web.Application) -> None:
+        """Raises StartError for an adapter that was to be here and cannot be."""
+        try:
+            await preload(app[SERVICE].desk.operations, self._settings.server)
+        except BaseException:  # an app that never runs has no cleanup of its own
+            await self._resolver.close()
+            raise
 
     def _engine_config(self, endpoint: str) -> EngineConfig:
         return self._settings.engine_config(endpoint=endpoint, model_path=self._source.folder)
 
     def _service(self, client: EngineClient) -> Service:
         config = self._settings.server
+        base_names = frozenset((self._source.model_id, *self._source.aliases))
+        registry = CollectorRegistry()
         return Service(
             model_id=self._source.model_id,
             model_aliases=self._source.aliases,
@@ -122,6 +139,11 @@ class _Serving:
             chat_template=self._chat_template,
             adapters=self._adapters,
             resolver=self._resolver,
+            desk=open_desk(
+                client, self._resolver, self._adapters, base_names=base_names, registry=registry
+            ),
+            metrics=registry,
+            admin_key=None if config.admin_key is None else AdminKey(config.admin_key),
             bearer_is_adapter_token=config.bearer_is_adapter_token,
             regex_compiler=self._regex_compiler(client.info.eos_token_ids),
             limits=Limits(

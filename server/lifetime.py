@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class Plan:
     launch: EngineLaunch
     sockets: Sequence[socket.socket]  # bound, not listening
     build_app: Callable[[EngineClient], web.Application]  # once the engine is ready
+    prepare: Callable[[web.Application], Awaitable[None]]  # before HTTP answers
     report: ReportProgress
     on_ready: Callable[[EngineClient], None]  # once HTTP answers
     shutdown_seconds: float  # for open requests after the first signal
@@ -40,7 +41,9 @@ async def live(plan: Plan) -> str | None:
     with stop_signals() as signals:
         try:
             async with running_engine(plan.launch, plan.report, signals) as engine:
-                async with serving(plan.build_app(engine.client), plan.sockets) as listeners:
+                app = plan.build_app(engine.client)
+                await _prepared(plan.prepare(app), signals)
+                async with serving(app, plan.sockets) as listeners:
                     plan.on_ready(engine.client)
                     await _first(signals.requested.wait(), _lost(engine))
                     for listener in listeners:
@@ -49,6 +52,21 @@ async def live(plan: Plan) -> str | None:
                 return engine.lost.result() if engine.lost.done() else None
         except StopRequested:
             return None
+
+
+async def _prepared(preparation: Awaitable[None], signals: StopSignals) -> None:
+    """Raises what it raises, and StopRequested when a signal came first."""
+    preparing = asyncio.ensure_future(preparation)
+    stop = asyncio.create_task(signals.requested.wait())
+    try:
+        await asyncio.wait((preparing, stop), return_when=asyncio.FIRST_COMPLETED)
+        if not preparing.done():
+            raise StopRequested
+        preparing.result()
+    finally:
+        stop.cancel()
+        preparing.cancel()
+        await asyncio.wait((preparing,))
 
 
 async def _drain(engine: RunningEngine, signals: StopSignals, seconds: float) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,8 +60,32 @@ def find_model(config: ServerConfig, report: Report) -> ModelSource:
     return ModelSource(name, commit, _checked(folder), config.adapter_dir)
 
 
+def find_model_config(config: ServerConfig, report: Report) -> Path:
+    """A folder with at least the config.json of the model `config` names. Raises StartError."""
+    if config.model_id is None or Path(config.model_id).expanduser().is_dir():
+        folder = (
+            prepare_demo_model(config.cache_dir, report)
+            if config.model_id is None
+            else Path(config.model_id).expanduser()
+        )
+        return _with_config(folder)
+    name, revision = _hub_name(config.model_id, config.revision)
+    token = None if config.hub_token is None else config.hub_token.revealed
+    hub = HfApi(endpoint=config.hub_endpoint, token=token)
+    folder, _ = download_model(
+        name, revision, config.cache_dir / "hub", report, hub, wanted=("config.json",)
+    )
+    return _with_config(folder)
+
+
 def download_model(
-    name: str, revision: str | None, cache_dir: Path, report: Report, hub: HfApi
+    name: str,
+    revision: str | None,
+    cache_dir: Path,
+    report: Report,
+    hub: HfApi,
+    *,
+    wanted: Sequence[str] = _WANTED,
 ) -> tuple[Path, str]:
     """The folder and the commit of a hub model; what was downloaded before is not again.
 
@@ -76,7 +100,7 @@ def download_model(
             name,
             revision=revision,
             cache_dir=cache_dir,
-            allow_patterns=list(_WANTED),
+            allow_patterns=list(wanted),
             ignore_patterns=list(_UNWANTED),
             local_files_only=not answers,
         )
@@ -124,9 +148,14 @@ def _hub_name(model_id: str, revision: str | None) -> tuple[str, str | None]:
     return name, own_revision or revision
 
 
-def _checked(folder: Path) -> Path:
+def _with_config(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise StartError(f"{folder} has no config.json: it is not a Hugging Face model folder.")
+    return folder
+
+
+def _checked(folder: Path) -> Path:
+    _with_config(folder)
     if not any(folder.glob("*.safetensors")):
         raise StartError(
             f"{folder} has no *.safetensors; other formats, pickles above all, are not read."

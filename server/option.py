@@ -33,6 +33,7 @@ class Option:
     help: str  # without default and environment names
     metavar: str = ""
     is_size: bool = False
+    repeats: bool = False  # may be given more than once, which is a list with commas
     unset: str = ""  # what the default None means
     lorax_env: tuple[str, ...] = ()  # what LoRAX reads for the same thing
 

@@ -108,6 +108,32 @@ GROUPS: Final = (
                 help="adapters fetched at the same time",
             ),
             Option(
+                flags=("--preload", "--preloaded-adapter-ids"),
+                name="preload",
+                metavar="NAMES",
+                repeats=True,
+                help="adapters, as in support,team/ops, that are loaded before the server is "
+                "ready; it does not start without them",
+                unset="none",
+                lorax_env=("PRELOADED_ADAPTER_IDS",),
+            ),
+            Option(
+                flags=("--pin",),
+                name="pin",
+                metavar="NAMES",
+                repeats=True,
+                help="the same, and they stay on the device",
+                unset="none",
+            ),
+            Option(
+                flags=("--preload-source", "--preloaded-adapter-source"),
+                name="preload_source",
+                metavar="SOURCE",
+                help="where the adapters of --preload and --pin come from",
+                unset="that of requests which name none",
+                lorax_env=("PRELOADED_ADAPTER_SOURCE",),
+            ),
+            Option(
                 flags=("--adapter-memory",),
                 name="adapter_pool_bytes",
                 metavar="SIZE",
@@ -219,6 +245,14 @@ GROUPS: Final = (
                 metavar="PORT",
                 help="port to listen on; 0 takes a free one",
                 lorax_env=("PORT",),
+            ),
+            Option(
+                flags=("--admin-key",),
+                name="admin_key",
+                metavar="KEY",
+                help="opens the operator's routes, which do not exist without it; better set in "
+                "the environment, where other users cannot see it",
+                unset="none",
             ),
             Option(
                 flags=("--shutdown-timeout",),

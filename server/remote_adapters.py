@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.content import CONFIG_FILE, is_adapter_file, is_shard
 from lorax_serve.server.store.incoming import OnBytes
 from lorax_serve.server.store.lease import Lease
+from lorax_serve.server.store.names import Meaning
 from lorax_serve.server.values import show_size
 from lorax_serve.server.verdicts import Fingerprint, Verdicts
 
@@ -66,8 +67,28 @@ class RemoteAdapters:
     def names(self) -> tuple[str, ...]:
         return tuple(self._sources)
 
-    async def lease(self, source_name: str, adapter_id: str, token: str | None) -> Lease:
+    def known(self, source_name: str, adapter_id: str, token: str | None) -> RemoteAdapter | None:
+        """What the name means, if this caller is known to be permitted; nobody is asked."""
+        return self._authority.known(source_name, adapter_id, token)
+
+    def listed(self, token: str | None) -> Iterator[tuple[str, RemoteAdapter]]:
+        """Ids of adapters whose bytes are here and that this caller is known to be permitted."""
+        for meaning in self._store.meanings():
+            if token is not None or meaning.adapter.public:
+                known = self.known(meaning.source, meaning.adapter_id, token)
+                if known is not None:
+                    yield meaning.adapter_id, known
+
+    def stored(self) -> list[Meaning]:
+        """Every name whose bytes are here, whoever may use it."""
+        return self._store.meanings()
+
+    async def lease(
+        self, source_name: str, adapter_id: str, token: str | None, *, anew: bool = False
+    ) -> Lease:
         """The adapter's files, as this caller may have them; the caller ends the lease.
+
+        `anew`: ask the source which bytes the name means now, whatever it said before.
 
         Raises:
             UnservedSource: there is no such source here.
@@ -81,7 +102,7 @@ class RemoteAdapters:
         source.check_id(adapter_id)
         try:
             async with self._wait():
-                return await self._lease(source, adapter_id, token)
+                return await self._lease(source, adapter_id, token, anew=anew)
         except NotFoundOrForbidden:
             raise adapter_not_found(adapter_id) from None
         except TimeoutError:
@@ -117,8 +138,11 @@ class RemoteAdapters:
             finally:
                 self._waits.remove(wait)
 
-    async def _lease(self, source: Source, adapter_id: str, token: str | None) -> Lease:
-        adapter = await self._authority.resolve(source, adapter_id, token)
+    async def _lease(
+        self, source: Source, adapter_id: str, token: str | None, *, anew: bool
+    ) -> Lease:
+        resolve = self._authority.resolve_anew if anew else self._authority.resolve
+        adapter = await resolve(source, adapter_id, token)
         _check_files(adapter.files, self._limits.max_adapter_bytes)
         lease = await self._store.lease(adapter)
         if lease is None:

@@ -1,35 +1,18 @@
 """What every route needs, gathered once at start: the engine, the text side, the limits."""
 
 import time
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Protocol
+
+from prometheus_client import CollectorRegistry
 
 from lorax_serve.grammar.regex_index import RegexCompiler
-from lorax_serve.ipc.messages import Generate, TokensGenerated
-from lorax_serve.ipc.types import EngineInfo
+from lorax_serve.server.adapter_desk import AdapterDesk
 from lorax_serve.server.adapter_resolver import AdapterResolver
+from lorax_serve.server.admin_key import AdminKey
+from lorax_serve.server.engine import Engine
 from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.text.chat_template import ChatTemplate
 from lorax_serve.server.text.tokenizer import Tokenizer
-
-
-class Engine(Protocol):
-    """The engine process as the routes see it; `engine_client` is the real one."""
-
-    @property
-    def info(self) -> EngineInfo:
-        """Raises ServeError (NOT_READY) until the engine is ready."""
-
-    @property
-    def is_ready(self) -> bool: ...
-
-    def generate(self, request: Generate) -> AsyncGenerator[TokensGenerated, None]:
-        """Events up to and including the one with a finish reason.
-
-        Raises ServeError when the request fails and EngineLost when the engine dies. Closing the
-        generator before its end aborts the request.
-        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +41,9 @@ class Service:
     chat_template: ChatTemplate | None
     adapters: LocalAdapters
     resolver: AdapterResolver
+    desk: AdapterDesk
+    metrics: CollectorRegistry
+    admin_key: AdminKey | None = None  # None: there are no operator's routes
     bearer_is_adapter_token: bool = False  # an Authorization header is for the adapter's source
     regex_compiler: RegexCompiler
     limits: Limits

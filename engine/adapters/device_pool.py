@@ -4,13 +4,14 @@ Used by the engine's loop alone, so nothing here locks.
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from lorax_serve.engine.adapters.eviction import Resident, UseHistory
 from lorax_serve.engine.adapters.slab import PackedAdapter
 from lorax_serve.engine.adapters.slab_memory import SlabMemory
-from lorax_serve.engine.adapters.slab_tier import SlabTier
+from lorax_serve.engine.adapters.slab_tier import OnEvicted, SlabTier, aligned
 
 # What a copy costs a request: a step passes before the adapter can be used, then the bytes.
 _COPY_SECONDS = 0.01
@@ -27,13 +28,16 @@ class AdapterSlot(Resident):
 class AdapterPool:
     """Places packed adapters, evicting those of the least value that nobody pins."""
 
-    def __init__(self, memory: SlabMemory, history: UseHistory) -> None:
+    def __init__(
+        self, memory: SlabMemory, history: UseHistory, on_evicted: OnEvicted | None = None
+    ) -> None:
         self._memory = memory
-        self._tier: SlabTier[AdapterSlot] = SlabTier(memory.capacity_bytes, history)
+        self._tier: SlabTier[AdapterSlot] = SlabTier(memory.capacity_bytes, history, on_evicted)
         self._free_indices: list[int] = []  # below `_num_indices`, a heap
         self._num_indices = 0
         self._arriving: list[AdapterSlot] = []  # pinned until their bytes are there
         self._draining: frozenset[AdapterSlot] = frozenset()
+        self._held: Counter[AdapterSlot] = Counter()  # each has a pin for as long as it is here
 
     @property
     def capacity_bytes(self) -> int:
@@ -110,11 +114,42 @@ class AdapterPool:
     def unpin(self, slot: AdapterSlot) -> None:
         self._tier.unpin(slot)
 
+    def hold(self, slot: AdapterSlot) -> bool:
+        """Pin the slot for an operator, until as many `unhold`s.
+
+        False, and nothing happens, where that would leave too little for others: half of the bytes
+        and of the slots, and a quarter of the bytes in one piece.
+        """
+        held = {*self._held, slot}
+        if (
+            2 * sum(each.num_bytes for each in held) > self.capacity_bytes
+            or 4 * self._tier.largest_hole(held) < self.capacity_bytes
+            or 2 * len(held) > self._memory.max_slots
+        ):
+            return False
+        self._tier.pin(slot)
+        self._held[slot] += 1
+        return True
+
+    def unhold(self, slot: AdapterSlot) -> None:
+        assert self._held[slot] > 0, "nobody holds the slot"
+        self._tier.unpin(slot)
+        self._held[slot] -= 1
+        self._held += Counter()  # drops those at zero
+
+    def is_held(self, slot: AdapterSlot) -> bool:
+        return slot in self._held
+
+    def has_room_beside_held(self, num_bytes: int) -> bool:
+        """Whether a slab of that size can be placed once nobody but operators pins anything."""
+        return not self._held or self._tier.largest_hole(self._held) >= aligned(num_bytes)
+
     def drain_for(self, num_bytes: int) -> None:
         """Choose slots that nobody new may use, so that their room comes free."""
-        slots = self._tier.easiest_to_drain(num_bytes)
-        if not slots and len(self._tier):  # bytes there are, but no slot to name them by
-            slots = [min(self._tier, key=lambda slot: (slot.num_pins, slot.priority))]
+        slots = self._tier.easiest_to_drain(num_bytes, staying=self._held)
+        others = [slot for slot in self._tier if slot not in self._held]
+        if not slots and others:  # bytes there are, but no slot to name them by
+            slots = [min(others, key=lambda slot: (slot.num_pins, slot.priority))]
         self._draining = frozenset(slots)
 
     def end_drain(self) -> None:

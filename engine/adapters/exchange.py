@@ -14,7 +14,7 @@ Failures are remembered until `cancel` says that nobody waits any more; so every
 one, and the next request after that tries again. All of this happens on the caller's one thread.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -29,6 +29,7 @@ from lorax_serve.engine.adapters.matrices import BaseWeight
 from lorax_serve.engine.adapters.merge import read_merged
 from lorax_serve.engine.adapters.slab import PackedAdapter, layout_of
 from lorax_serve.engine.adapters.slab_memory import SlabMemory
+from lorax_serve.engine.adapters.tallies import AdapterTallies
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import AdapterRejected, RequestError
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
@@ -76,8 +77,9 @@ class AdapterExchange:
         """
         assert host_buffer.dtype == memory.dtype
         self._history = UseHistory()
-        self.pool = AdapterPool(memory, self._history)
-        self.store = HostStore(host_buffer, self._history)
+        self.tallies = AdapterTallies()
+        self.pool = AdapterPool(memory, self._history, self.tallies.left_device)
+        self.store = HostStore(host_buffer, self._history, self.tallies.left_host)
         self.counts = ExchangeCounts()
         self._sites = tuple(sites)
         self._dtype = memory.dtype
@@ -162,6 +164,7 @@ class AdapterExchange:
             self.know(load.ref, load.digest)
             if load.slab is not None:
                 self.counts.num_loads += 1
+                self.tallies.loaded(load.digest, load.slab.packed.layout, load.seconds)
                 self._unstage(load.ref)
                 self._staged[load.ref] = load.slab
         if self._draining_for is not None and self._resident(self._draining_for) is None:
@@ -170,10 +173,11 @@ class AdapterExchange:
     def acquire(self, ref: AnyAdapterRef) -> AdapterSlot | None:
         """The adapter's slot, pinned until `release`; None while it is on its way or lacks room.
 
-        Raises RequestError if it could not be loaded.
+        Raises RequestError if it could not be loaded, or if operators' pins leave no room for it.
         """
         slot = self._resident(ref) or self._place_for_waiter(ref)
         if slot is None:
+            self._check_room(ref)
             if ref in self._failed:
                 # Raised once for every waiter: without this its traceback would grow each time.
                 raise self._failed[ref].with_traceback(None)
@@ -190,6 +194,10 @@ class AdapterExchange:
         self._forget_waiter(ref)
         self._record_use(slot)
         return slot
+
+    def digests(self) -> Iterator[tuple[AnyAdapterRef, str]]:
+        """Every ref that is remembered, with the content its files had."""
+        return iter(self._digests.items())
 
     def adopt(self, ref: AnyAdapterRef, packed: PackedAdapter) -> bool:
         """Place an adapter that is packed already; False when pins leave no room for it."""
@@ -228,6 +236,13 @@ class AdapterExchange:
     def _on_host(self, ref: AnyAdapterRef) -> HostSlab | None:
         digest = self._digests.get(ref)
         return None if digest is None else self.store.find(digest)
+
+    def _check_room(self, ref: AnyAdapterRef) -> None:
+        """Raises RequestError for an adapter that would wait for room until somebody unpins."""
+        slab = self._on_host(ref)
+        if slab is not None and not self.pool.has_room_beside_held(slab.packed.num_bytes):
+            reason = "the adapters that an operator has pinned leave no room for it"
+            raise AdapterRejected(ref.name, ErrorCode.ADAPTER_TOO_LARGE, [reason])
 
     def _load(self, ref: AnyAdapterRef) -> None:
         if ref not in self._failed:

@@ -14,7 +14,7 @@ import torch
 
 from lorax_serve.engine.adapters.eviction import Resident, UseHistory
 from lorax_serve.engine.adapters.slab import PackedAdapter, SlabLayout
-from lorax_serve.engine.adapters.slab_tier import SlabTier
+from lorax_serve.engine.adapters.slab_tier import OnEvicted, SlabTier
 
 # What reading an adapter again costs, at least; what one load took below that is noise.
 _READ_SECONDS = 0.05
@@ -30,10 +30,12 @@ class HostSlab(Resident):
 
 
 class HostStore:
-    def __init__(self, buffer: torch.Tensor, history: UseHistory) -> None:
+    def __init__(
+        self, buffer: torch.Tensor, history: UseHistory, on_evicted: OnEvicted | None = None
+    ) -> None:
         """`buffer` is [num_elements], of the type slabs have on the device."""
         self._buffer = buffer
-        self._tier: SlabTier[HostSlab] = SlabTier(buffer.nbytes, history)
+        self._tier: SlabTier[HostSlab] = SlabTier(buffer.nbytes, history, on_evicted)
         self._kept: Collection[HostSlab] = ()
 
     @property

@@ -46,6 +46,7 @@ class Load:
     ref: AnyAdapterRef
     digest: str
     slab: HostSlab | None
+    seconds: float  # on threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class AdapterLoader:
                 continue
             elif isinstance(outcome, RequestError):
                 ended.append(FailedLoad(ref, outcome))
-            elif outcome is not None:
+            elif isinstance(outcome, ReadAdapter):
                 self._waiting[ref] = outcome
         ended += self._pack_waiting()
         self._start()
@@ -153,14 +154,15 @@ class AdapterLoader:
 
     def _take_packed(self, ref: AnyAdapterRef, outcome: "_Outcome") -> list[Load | FailedLoad]:
         slab, is_wanted = self._packing.pop(ref)
-        if isinstance(outcome, RequestError):
+        if not isinstance(outcome, float):
+            assert isinstance(outcome, RequestError), "packing reads nothing"
             self._store.discard(slab)
             return [FailedLoad(ref, outcome)] if is_wanted else []
         self._store.publish(slab)
         if not is_wanted:
             self._store.unpin(slab)
             return []
-        return [Load(ref, slab.digest, slab)]
+        return [Load(ref, slab.digest, slab, outcome)]
 
     def _pack_waiting(self) -> list[Load | FailedLoad]:
         """Reserve room for what has been read, and pack it there, unless equal bytes are here."""
@@ -174,7 +176,7 @@ class AdapterLoader:
                 self._store.pin(slab)
             if slab is not None or self._is_on_device(digest):
                 del self._waiting[ref]
-                ended.append(Load(ref, digest, slab))
+                ended.append(Load(ref, digest, slab, adapter.seconds))
                 continue
             slab = self._store.reserve(digest, adapter.layout, read_seconds=adapter.seconds)
             if slab is None:
@@ -224,13 +226,15 @@ class AdapterLoader:
         self._finish(ref, work)
 
     def _pack(self, ref: AnyAdapterRef, adapter: ReadAdapter, slab: HostSlab) -> None:
-        def work() -> None:
+        def work() -> float:
+            started = time.monotonic()
             fill_slab(slab.packed.slab, adapter.weights, self._sites, adapter.layout)
             log.info("adapter_loaded", adapter=ref.name, num_bytes=slab.packed.num_bytes)
+            return adapter.seconds + time.monotonic() - started
 
         self._finish(ref, work)
 
-    def _finish(self, ref: AnyAdapterRef, work: Callable[[], ReadAdapter | None]) -> None:
+    def _finish(self, ref: AnyAdapterRef, work: Callable[[], ReadAdapter | float]) -> None:
         try:
             outcome: _Outcome = work()
         except RequestError as error:
@@ -254,8 +258,8 @@ def _loader_threads(number: int, name: str) -> ThreadPoolExecutor:
     )
 
 
-# What a thread brings back: None from packing.
-_Outcome = ReadAdapter | RequestError | None
+# What a thread brings back; from packing the seconds that the whole load took.
+_Outcome = ReadAdapter | float | RequestError
 
 
 def _without_frames(error: RequestError) -> RequestError:

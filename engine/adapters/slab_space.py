@@ -5,7 +5,7 @@ neighbouring gaps are one by nature and free plus used is always the capacity.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,6 +66,15 @@ class SlabSpace:
         first = bisect_left(self._extents, wanted.start, key=lambda extent: extent.start)
         last = bisect_left(self._extents, wanted.stop, key=lambda extent: extent.start)
         return Placement(wanted, tuple(self._extents[first:last]))
+
+    def largest_hole(self, staying: Container[Extent]) -> int:
+        """Bytes of the largest stretch that there would be with nothing but `staying` here."""
+        largest = start = 0
+        for extent in self._extents:
+            if extent in staying:
+                largest = max(largest, extent.start - start)
+                start = extent.stop
+        return max(largest, self.capacity - start)
 
     def check_integrity(self) -> None:
         """Assert that extents lie within the buffer and do not overlap."""

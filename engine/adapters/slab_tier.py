@@ -3,7 +3,7 @@
 Both tiers, host and device, are one of these each. Used by the engine's loop alone.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from lorax_serve.engine.adapters.eviction import GreedyDual, Resident, UseHistory
@@ -15,8 +15,14 @@ _PIN_VALUE = 1e9  # seconds; more than any resident is worth
 ResidentT = TypeVar("ResidentT", bound=Resident)
 
 
+OnEvicted = Callable[[str], None]  # is given the digest of what has left for another's sake
+
+
 class SlabTier(Generic[ResidentT]):
-    def __init__(self, capacity_bytes: int, history: UseHistory) -> None:
+    def __init__(
+        self, capacity_bytes: int, history: UseHistory, on_evicted: OnEvicted | None = None
+    ) -> None:
+        self._on_evicted = on_evicted
         self._space = SlabSpace(capacity_bytes // ALIGNMENT * ALIGNMENT)
         self._priorities = GreedyDual(history)
         self._by_digest: dict[str, ResidentT] = {}
@@ -53,7 +59,7 @@ class SlabTier(Generic[ResidentT]):
         if must_evict and not evictable:
             return None
         values = {r.extent: self._priorities.value(r) for r in evictable}
-        placement = self._space.plan(_aligned(num_bytes), values)
+        placement = self._space.plan(aligned(num_bytes), values)
         if placement is None:
             return None
         leaving = [self._by_extent[extent] for extent in placement.evicted]
@@ -62,18 +68,27 @@ class SlabTier(Generic[ResidentT]):
         self._priorities.evicted(leaving)
         for resident in leaving:
             self.drop(resident)
+            if self._on_evicted is not None:
+                self._on_evicted(resident.digest)
         return placement.extent, leaving
 
-    def easiest_to_drain(self, num_bytes: int) -> list[ResidentT]:
+    def largest_hole(self, staying: Iterable[ResidentT]) -> int:
+        """Bytes of the largest slab that there would be room for beside `staying` alone."""
+        return self._space.largest_hole({resident.extent for resident in staying})
+
+    def easiest_to_drain(
+        self, num_bytes: int, *, staying: Collection[ResidentT] = ()
+    ) -> list[ResidentT]:
         """Who lies in the hole of that size with the fewest pins; of equal ones, the least value.
 
-        Empty when the tier is too small.
+        Nobody of `staying`. Empty when that leaves no such hole.
         """
         values = {
             resident.extent: resident.num_pins * _PIN_VALUE + self._priorities.value(resident)
             for resident in self
+            if resident not in staying
         }
-        placement = self._space.plan(_aligned(num_bytes), values)
+        placement = self._space.plan(aligned(num_bytes), values)
         return [self._by_extent[e] for e in placement.evicted] if placement is not None else []
 
     def add(self, resident: ResidentT) -> None:
@@ -115,7 +130,8 @@ class SlabTier(Generic[ResidentT]):
         assert all(resident.num_pins >= 0 for resident in self)
 
 
-def _aligned(num_bytes: int) -> int:
+def aligned(num_bytes: int) -> int:
+    """What so many bytes take of a tier."""
     return -(-num_bytes // ALIGNMENT) * ALIGNMENT
 
 

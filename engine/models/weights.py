@@ -50,6 +50,24 @@ def fill(
         raise refusal(f"its files lack {_names(missing)}")
 
 
+def read_tensor(folder: Path, name: str) -> torch.Tensor | None:
+    """One published tensor as it is in the checkpoint; None where it, or all of that, is missing.
+
+    Raises ModelRefused when the files cannot be read.
+    """
+    if not (folder / _SINGLE).exists() and not (folder / _INDEX).exists():
+        return None
+    for file in _checkpoint_files(folder):
+        try:
+            with safe_open(file, framework="pt") as reader:
+                if name in reader.keys():  # noqa: SIM118 - a reader is no mapping
+                    tensor: torch.Tensor = reader.get_tensor(name)
+                    return tensor
+        except (OSError, SafetensorError) as error:
+            raise refusal(f"{file} cannot be read ({error})") from error
+    return None
+
+
 def _checkpoint_files(folder: Path) -> list[Path]:
     if (folder / _SINGLE).exists():
         return [folder / _SINGLE]

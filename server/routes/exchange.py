@@ -1,11 +1,13 @@
 """One generation between its body and its reply, the same for every API."""
 
+import functools
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Protocol
 
 from aiohttp import web
 
+from lorax_serve.server.adapter_records import noting_failures
 from lorax_serve.server.adapter_token import with_adapter_token
 from lorax_serve.server.admission import Accepted
 from lorax_serve.server.error_replies import Failure
@@ -45,7 +47,10 @@ async def generate(
             accepted_at = time.monotonic()
             headers = common_headers(request, accepted, ignored)
             shown = view(accepted)
-            source = pieces(service.engine, service.tokenizer, accepted)
+            source = noting_failures(
+                pieces(service.engine, service.tokenizer, accepted),
+                functools.partial(service.desk.records.failed, accepted.adapter_records),
+            )
             if streams:
                 return await send_events(
                     request,

@@ -55,6 +55,12 @@ class LocalAdapters:
         except _NO_FOLDER:
             raise adapter_not_found(adapter_id) from None
 
+    def short_name(self, path: str) -> str | None:
+        """The name of an absolute path below the adapter directory; None for any other text."""
+        if self._root is None or not path.startswith(f"{self._root}/"):
+            return None
+        return path.removeprefix(f"{self._root}/").rstrip("/")
+
     def list(self) -> AdapterNames:
         """Names of the folders with an adapter_config.json, one or two levels below the adapter
         directory, sorted; at most `MAX_LISTED`.

@@ -19,7 +19,7 @@ from lorax_serve.server.store.content import folder_bytes, folder_digest
 from lorax_serve.server.store.folders import StoreFolders
 from lorax_serve.server.store.incoming import Fetch, Incoming
 from lorax_serve.server.store.lease import Entry, Lease
-from lorax_serve.server.store.names import KnownNames
+from lorax_serve.server.store.names import KnownNames, Meaning
 from lorax_serve.server.store.room import Quota
 from lorax_serve.server.threads import run_whole
 
@@ -58,6 +58,10 @@ class AdapterStore:
     def last_meaning(self, source: str, adapter_id: str) -> RemoteAdapter | None:
         """What a name meant last, if its bytes are still here. No proof of permission."""
         return self._names.last_meaning(source, adapter_id)
+
+    def meanings(self) -> list[Meaning]:
+        """What is known of every name whose bytes are here. No proof of anybody's permission."""
+        return list(self._names)
 
     def remember(self, adapter_id: str, adapter: RemoteAdapter, lease: Lease) -> None:
         """Note what a name means, beyond the end of this process if the disk permits."""

@@ -7,7 +7,7 @@ proves anybody's permission.
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +50,9 @@ class KnownNames:
     def last_meaning(self, source: str, adapter_id: str) -> RemoteAdapter | None:
         meaning = self._by_name.get((source, adapter_id))
         return None if meaning is None else meaning.adapter
+
+    def __iter__(self) -> Iterator[Meaning]:
+        return iter(self._by_name.values())
 
     def digest(self, adapter: RemoteAdapter) -> str | None:
         """Which entry has this revision's bytes."""

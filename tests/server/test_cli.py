@@ -47,6 +47,9 @@ VALUES: dict[str, tuple[str, object]] = {
     "s3_aws_chain": ("true", True),
     "predibase_gateway": ("https://gateway.example", "https://gateway.example"),
     "predibase_allow": ("closed/adapters", "closed/adapters"),
+    "preload": ("support,team/ops", "support,team/ops"),
+    "pin": ("support", "support"),
+    "preload_source": ("hub", "hub"),
     "adapter_pool_bytes": ("1.5GiB", 3 * 2**29),
     "host_adapter_bytes": ("64GiB", 2**36),
     "max_adapter_rank": ("64", 64),
@@ -62,6 +65,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "num_threads": ("2", 2),
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("9000", 9000),
+    "admin_key": ("a key", Secret("a key")),
     "shutdown_timeout": ("2.5", 2.5),
     "max_concurrent_requests": ("10", 10),
     "max_body_bytes": ("64kB", 64_000),
@@ -107,12 +111,19 @@ def test_a_flag_goes_before_its_variable_and_an_empty_variable_is_unset(option: 
     assert value(option, [], empty) == value(option, [], {})
 
 
+def test_names_of_adapters_add_up() -> None:
+    flags = ["--preload", "a,b", "--preloaded-adapter-ids", "c"]
+    assert parse(flags, {}).server.preload == "a,b,c"
+
+
 def test_our_variable_goes_before_that_of_lorax() -> None:
     assert parse([], {"LORAX_PORT": "1", "PORT": "2"}).server.port == 1
 
 
 def test_a_token_is_shown_nowhere() -> None:
-    settings = parse(["--hub-token", "hf_secret"], {"HF_TOKEN": "hf_other"})
+    environ = {"HF_TOKEN": "hf_other", "LORAX_ADMIN_KEY": "hf_admin"}
+    settings = parse(["--hub-token", "hf_secret"], environ)
+    assert settings.server.admin_key == Secret("hf_admin")
     assert settings.server.hub_token == Secret("hf_secret")
     assert "hf_" not in repr(settings)
     assert "hf_" not in str(settings.surroundings.engine_environment)

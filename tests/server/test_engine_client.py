@@ -9,18 +9,24 @@ from pathlib import Path
 import pytest
 
 import stub_engine
+from lorax_serve.ipc.adapter_report import AdapterReport, TierUse
 from lorax_serve.ipc.link import EngineLink, FrontendId, FrontendLink, LinkError
 from lorax_serve.ipc.messages import (
     Abort,
+    AdapterAction,
+    AdapterCommand,
+    AdapterReply,
     Generate,
     Hello,
     RequestEvent,
     RequestFailed,
     StepEvents,
     ToEngine,
+    ToFrontend,
     TokensGenerated,
 )
 from lorax_serve.ipc.types import (
+    AdapterRef,
     ErrorCode,
     FinishReason,
     RequestId,
@@ -58,6 +64,9 @@ class Ends:
 
     def say(self, *events: RequestEvent) -> None:
         assert self.engine.send(self._frontend, StepEvents(list(events)))
+
+    def answer(self, message: ToFrontend) -> None:
+        assert self.engine.send(self._frontend, message)
 
 
 @pytest.fixture
@@ -251,3 +260,56 @@ async def test_an_engine_that_does_not_read_is_a_full_queue(
         await anext(ends.client.generate(request()))
     assert caught.value.code is ErrorCode.QUEUE_FULL
     assert ends.client.num_open == 0
+
+
+ADAPTER = AdapterRef("a", "/adapters/a", "1")
+
+
+async def test_a_command_gets_its_answer(ends: Ends) -> None:
+    asking = asyncio.create_task(ends.client.command(AdapterAction.LOAD, ADAPTER))
+    message = await ends.next()
+    assert isinstance(message, AdapterCommand)
+    assert (message.action, message.adapter) == (AdapterAction.LOAD, ADAPTER)
+    ends.answer(AdapterReply(RequestId("somebody else's")))
+    ends.answer(AdapterReply(message.request_id))
+    assert await asking is None
+    assert await ends.nothing_more()
+
+
+async def test_a_report_is_handed_over(ends: Ends) -> None:
+    report = AdapterReport([], TierUse(2, 1), TierUse(4, 3))
+    asking = asyncio.create_task(ends.client.command(AdapterAction.REPORT))
+    message = await ends.next()
+    assert isinstance(message, AdapterCommand)
+    ends.answer(AdapterReply(message.request_id, report))
+    assert await asking == report
+
+
+async def test_a_refused_command_fails_with_the_engines_words(ends: Ends) -> None:
+    asking = asyncio.create_task(ends.client.command(AdapterAction.PIN, ADAPTER))
+    message = await ends.next()
+    assert isinstance(message, AdapterCommand)
+    ends.answer(RequestFailed(message.request_id, ErrorCode.ADAPTER_CORRUPT, "No such luck."))
+    with pytest.raises(ServeError, match="No such luck") as caught:
+        await asking
+    assert caught.value.code is ErrorCode.ADAPTER_CORRUPT
+
+
+async def test_a_cancelled_command_is_withdrawn_and_a_late_answer_is_nobodys(ends: Ends) -> None:
+    asking = asyncio.create_task(ends.client.command(AdapterAction.PIN, ADAPTER))
+    message = await ends.next()
+    assert isinstance(message, AdapterCommand)
+    asking.cancel()
+    assert await ends.next() == Abort(message.request_id)
+    ends.answer(AdapterReply(message.request_id))
+    assert await ends.nothing_more()
+
+
+async def test_commands_end_with_the_engine(ends: Ends) -> None:
+    asking = asyncio.create_task(ends.client.command(AdapterAction.PIN, ADAPTER))
+    await ends.next()
+    ends.client.fail_all(EngineLost())
+    with pytest.raises(EngineLost):
+        await asking
+    with pytest.raises(EngineLost):
+        await ends.client.command(AdapterAction.REPORT)

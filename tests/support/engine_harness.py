@@ -37,6 +37,7 @@ class FakeLink:
     def __init__(self) -> None:
         self.inbox: list[tuple[bytes, ToEngine]] = []
         self.events: list[RequestEvent] = []
+        self.others: list[ToFrontend] = []  # what is no event of a step
         self.reachable = True
 
     def receive(self, timeout_seconds: float | None) -> list[tuple[bytes, ToEngine]]:
@@ -46,6 +47,8 @@ class FakeLink:
     def send(self, frontend: bytes, message: ToFrontend) -> bool:
         if isinstance(message, StepEvents):
             self.events.extend(message.events)
+        else:
+            self.others.append(message)
         return self.reachable
 
 

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
-from lorax_serve.ipc.messages import Generate, TokensGenerated
+from lorax_serve.ipc.adapter_report import AdapterReport, TierUse
+from lorax_serve.ipc.messages import AdapterAction, Generate, TokensGenerated
 from lorax_serve.ipc.types import (
+    AdapterRef,
     EngineInfo,
     ErrorCode,
     FinishReason,
@@ -56,12 +58,30 @@ class FakeEngine:
     requests: list[Generate] = field(default_factory=list)
     aborted: list[RequestId] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    commands: list[tuple[AdapterAction, AdapterRef | None]] = field(default_factory=list)
+    refusal: ServeError | None = None  # of every command that names an adapter
+    lost: ServeError | None = None  # the answer to every command
+    report: AdapterReport = field(
+        default_factory=lambda: AdapterReport([], TierUse(1000, 0), TierUse(2000, 0))
+    )
 
     @property
     def info(self) -> EngineInfo:
         if not self.is_ready:
             raise ServeError(ErrorCode.NOT_READY, "The engine is not ready.")
         return self.info_
+
+    async def command(
+        self, action: AdapterAction, adapter: AdapterRef | None = None
+    ) -> AdapterReport | None:
+        self.commands.append((action, adapter))
+        if self.lost is not None:
+            raise self.lost
+        if adapter is None:
+            return self.report
+        if self.refusal is not None:
+            raise self.refusal
+        return None
 
     async def generate(self, request: Generate) -> AsyncGenerator[TokensGenerated, None]:
         self.requests.append(request)

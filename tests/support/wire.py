@@ -8,6 +8,7 @@ from typing import cast
 
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
@@ -16,7 +17,9 @@ from lorax_serve.grammar.compiled import CompiledGrammar, compiled_grammar
 from lorax_serve.grammar.errors import InvalidGrammar
 from lorax_serve.grammar.regex_index import RegexCompiler
 from lorax_serve.ipc.types import FinishReason
+from lorax_serve.server.adapter_desk import open_desk
 from lorax_serve.server.adapter_resolver import AdapterResolver
+from lorax_serve.server.admin_key import AdminKey
 from lorax_serve.server.app import build_app
 from lorax_serve.server.remote_adapters import RemoteAdapters
 from lorax_serve.server.service import Limits, Service
@@ -95,6 +98,7 @@ def make_service(
     engine: FakeEngine,
     limits: Limits | None = None,
     remote: RemoteAdapters | None = None,
+    admin_key: AdminKey | None = None,
 ) -> Service:
     return Service(
         model_id=MODEL_ID,
@@ -103,7 +107,16 @@ def make_service(
         tokenizer=Tokenizer.from_folder(files / "model"),
         chat_template=ChatTemplate.from_folder(files / "model"),
         adapters=(local := LocalAdapters(files / "adapters", allow_absolute=False)),
-        resolver=AdapterResolver(local, remote, default_source="local"),
+        resolver=(resolver := AdapterResolver(local, remote, default_source="local")),
+        desk=open_desk(
+            engine,
+            resolver,
+            local,
+            base_names=frozenset((MODEL_ID,)),
+            registry=(registry := CollectorRegistry()),
+        ),
+        metrics=registry,
+        admin_key=admin_key,
         regex_compiler=cast(RegexCompiler, FakeRegexCompiler()),
         limits=limits or Limits(),
         version="0.1.0-test",

@@ -1,0 +1,136 @@
+"""What operators ask of the tiers: load an adapter, keep it on the device, say what is where.
+
+A command waits here until the exchange has what it needs; the loop asks again at every step, after
+the scheduler, and nothing blocks. Used by the engine's loop alone.
+"""
+
+from collections.abc import Callable
+
+from lorax_serve.engine.adapters.device_pool import AdapterSlot
+from lorax_serve.engine.adapters.exchange import AdapterExchange
+from lorax_serve.engine.adapters.tallies import Tally
+from lorax_serve.engine.errors import RequestError
+from lorax_serve.engine.sequence import SequenceId
+from lorax_serve.ipc.adapter_report import AdapterReport, AdapterState, TierUse
+from lorax_serve.ipc.messages import (
+    AdapterAction,
+    AdapterCommand,
+    AdapterReply,
+    RequestFailed,
+    ToFrontend,
+)
+from lorax_serve.ipc.types import AdapterRef, ErrorCode
+
+_MAX_WAITING = 1024  # commands
+_MAX_SHOWN_REVISIONS = 16  # of one content
+
+
+class AdapterDesk:
+    """Answers every command exactly once, unless it is aborted first."""
+
+    def __init__(
+        self, exchange: AdapterExchange, send: Callable[[bytes, ToFrontend], bool]
+    ) -> None:
+        self._exchange = exchange
+        self._send = send
+        self._waiting: dict[SequenceId, AdapterCommand] = {}
+        self._pins: dict[AdapterRef, AdapterSlot] = {}  # each holds its slot
+
+    def take(self, frontend: bytes, command: AdapterCommand) -> None:
+        if command.adapter is None:
+            self._send(frontend, AdapterReply(command.request_id, self.report()))
+        elif command.action is AdapterAction.UNPIN:
+            self._unpin(command.adapter)
+            self._send(frontend, AdapterReply(command.request_id))
+        elif len(self._waiting) >= _MAX_WAITING:
+            full = RequestError(ErrorCode.QUEUE_FULL, "Too many adapters are being loaded.")
+            self._send(frontend, RequestFailed(command.request_id, full.code, full.message))
+        else:
+            self._waiting[SequenceId(frontend, command.request_id)] = command
+
+    def abort(self, command_id: SequenceId) -> None:
+        """Forget a command that waits. A pin that was made stays."""
+        command = self._waiting.pop(command_id, None)
+        if command is not None and command.adapter is not None:
+            self._lose_interest(command.adapter)
+
+    def poll(self) -> None:
+        """Carry out what can be carried out by now. Never blocks."""
+        for command_id, command in tuple(self._waiting.items()):
+            assert command.adapter is not None, "reports are answered at once"
+            answer: ToFrontend
+            try:
+                if not self._carry_out(command.action, command.adapter):
+                    continue
+                answer = AdapterReply(command.request_id)
+            except RequestError as error:
+                answer = RequestFailed(command.request_id, error.code, error.message)
+            del self._waiting[command_id]
+            self._lose_interest(command.adapter)
+            self._send(command_id.frontend, answer)
+
+    def report(self) -> AdapterReport:
+        pool, store = self._exchange.pool, self._exchange.store
+        tallies = dict(self._exchange.tallies)
+        revisions: dict[str, list[str]] = {}
+        for ref, digest in self._exchange.digests():
+            known = revisions.setdefault(digest, [])
+            if isinstance(ref, AdapterRef):  # a merge is asked for by its parts, not by a revision
+                known.append(ref.revision)
+        digests = {*tallies, *(d for d in revisions if pool.find(d) or store.find(d))}
+        return AdapterReport(
+            adapters=[
+                self._state(digest, revisions.get(digest, []), tallies.get(digest, Tally()))
+                for digest in sorted(digests)
+            ],
+            device=TierUse(pool.capacity_bytes, pool.used_bytes),
+            host=TierUse(store.capacity_bytes, store.used_bytes),
+        )
+
+    def _state(self, digest: str, revisions: list[str], tally: Tally) -> AdapterState:
+        slot, slab = self._exchange.pool.find(digest), self._exchange.store.find(digest)
+        return AdapterState(
+            digest=digest,
+            revisions=tuple(dict.fromkeys(revisions))[-_MAX_SHOWN_REVISIONS:],
+            rank=tally.rank,
+            device_bytes=0 if slot is None else slot.num_bytes,
+            host_bytes=0 if slab is None else slab.num_bytes,
+            is_pinned=slot is not None and self._exchange.pool.is_held(slot),
+            num_loads=tally.num_loads,
+            load_seconds=tally.load_seconds,
+            num_device_evictions=tally.num_device_evictions,
+            num_host_evictions=tally.num_host_evictions,
+        )
+
+    def _carry_out(self, action: AdapterAction, ref: AdapterRef) -> bool:
+        """Whether it is done; False while the adapter is on its way. Raises RequestError."""
+        if ref in self._pins:
+            return True
+        slot = self._exchange.acquire(ref)
+        if slot is None:
+            return False
+        try:
+            if action is AdapterAction.PIN:
+                self._pin(ref, slot)
+        finally:
+            self._exchange.release(slot)
+        return True
+
+    def _pin(self, ref: AdapterRef, slot: AdapterSlot) -> None:
+        if not self._exchange.pool.hold(slot):
+            raise RequestError(
+                ErrorCode.INSUFFICIENT_STORAGE,
+                f"Pinning adapter {ref.name!r} would leave too little room for those that are not"
+                " pinned.",
+            )
+        self._pins[ref] = slot
+
+    def _unpin(self, ref: AdapterRef) -> None:
+        slot = self._pins.pop(ref, None)
+        if slot is not None:
+            self._exchange.pool.unhold(slot)
+
+    def _lose_interest(self, ref: AdapterRef) -> None:
+        """Sequences that wait for the same adapter ask for it again, at the next step."""
+        if all(command.adapter != ref for command in self._waiting.values()):
+            self._exchange.cancel(ref)

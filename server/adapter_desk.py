@@ -1,0 +1,36 @@
+"""All that counts, changes and shows adapters while the server runs."""
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from lorax_serve.server.adapter_metrics import AdapterMetrics
+from lorax_serve.server.adapter_operations import AdapterOperations
+from lorax_serve.server.adapter_records import AdapterRecords
+from lorax_serve.server.adapter_resolver import AdapterResolver
+from lorax_serve.server.adapter_status import AdapterStatuses
+from lorax_serve.server.engine import Engine
+from lorax_serve.server.sources.local import LocalAdapters
+
+
+@dataclass(frozen=True)
+class AdapterDesk:
+    records: AdapterRecords
+    operations: AdapterOperations
+    statuses: AdapterStatuses
+
+
+def open_desk(
+    engine: Engine,
+    resolver: AdapterResolver,
+    local: LocalAdapters,
+    *,
+    base_names: frozenset[str],
+    registry: CollectorRegistry,
+) -> AdapterDesk:
+    """`base_names` are those of the served model; metrics are collected by `registry`."""
+    metrics = AdapterMetrics(registry)
+    records = AdapterRecords(metrics)
+    operations = AdapterOperations(engine, resolver, local, records, base_names=base_names)
+    statuses = AdapterStatuses(engine, resolver, local, records, operations, metrics)
+    return AdapterDesk(records, operations, statuses)

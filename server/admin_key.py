@@ -1,0 +1,41 @@
+"""The operator's key: whoever presents it may change what is served.
+
+Compared by digest in constant time (`hmac.compare_digest` over SHA-256 of both sides), so neither
+its length nor its beginning can be found out by trying.
+"""
+
+import functools
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from lorax_serve.server.bearer import bearer
+from lorax_serve.server.secret import Secret
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class AdminKey:
+    def __init__(self, secret: Secret) -> None:
+        self._digest = _digest(secret.revealed)
+
+    def is_presented_by(self, request: web.Request) -> bool:
+        """`Authorization: Bearer KEY`."""
+        return hmac.compare_digest(_digest(bearer(request) or ""), self._digest)
+
+    def guard(self, handler: Handler) -> Handler:
+        """`handler` for who has the key, 403 for everybody else before anything of it is read."""
+
+        @functools.wraps(handler)
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            if not self.is_presented_by(request):
+                raise web.HTTPForbidden
+            return await handler(request)
+
+        return guarded
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()

@@ -1,0 +1,42 @@
+"""The adapters an operator wants loaded before the server says that it is ready."""
+
+import asyncio
+from collections.abc import Iterator
+
+import structlog
+
+from lorax_serve.server.adapter_operations import AdapterOperations
+from lorax_serve.server.config import ServerConfig
+from lorax_serve.server.errors import ServeError, StartError
+
+log = structlog.get_logger(__name__)
+
+
+async def preload(operations: AdapterOperations, config: ServerConfig) -> None:
+    """Load what --preload names and pin what --pin names, all at the same time.
+
+    Raises StartError, naming the adapter, when one cannot be had.
+    """
+    wanted = dict.fromkeys(_names(config.preload), False)
+    wanted |= dict.fromkeys(_names(config.pin), True)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for name, pin in wanted.items():
+                tasks.create_task(_one(operations, name, config.preload_source, pin=pin))
+    except* StartError as failures:
+        raise failures.exceptions[0] from None
+
+
+async def _one(operations: AdapterOperations, name: str, source: str | None, *, pin: bool) -> None:
+    try:
+        await operations.preload(name, source, pin=pin)
+    except ServeError as error:
+        flag = "--pin" if pin else "--preload"
+        raise StartError(f"{flag} {name}: {error.message}") from error
+    log.info("adapter_preloaded", adapter=name, pinned=pin)
+
+
+def _names(given: str | None) -> Iterator[str]:
+    for name in (given or "").split(","):
+        if name.strip():
+            yield name.strip()

@@ -1,0 +1,82 @@
+"""The operator's routes: vLLM's load and unload, pins, refresh, status. See docs/operations.md."""
+
+import msgspec
+from aiohttp import web
+
+from lorax_serve.server.adapter_operations import AdapterOperations
+from lorax_serve.server.adapter_status import SHORT
+from lorax_serve.server.http_body import read_json
+from lorax_serve.server.keys import SERVICE
+from lorax_serve.server.schema.admin import (
+    AdapterBody,
+    LoadBody,
+    Pinned,
+    Refreshed,
+    UnloadBody,
+    Unpinned,
+)
+from lorax_serve.server.schema.common import decode
+
+
+async def load(request: web.Request) -> web.Response:
+    body = decode(await read_json(request, request.app[SERVICE].limits), LoadBody)
+    await _operations(request).load(
+        body.lora_name,
+        body.lora_path,
+        source=body.source,
+        token=body.api_token,
+        pin=body.pin,
+        replaces=body.load_inplace,
+    )
+    return web.Response(text=f"Success: LoRA adapter '{body.lora_name}' added successfully.")
+
+
+async def unload(request: web.Request) -> web.Response:
+    body = decode(await read_json(request, request.app[SERVICE].limits), UnloadBody)
+    await _operations(request).unload(body.lora_name)
+    return web.Response(text=f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+
+async def pin(request: web.Request) -> web.Response:
+    name, body = await _asked(request)
+    pinned = await _operations(request).pin(name, body.source, body.api_token)
+    return _reply(Pinned(name=name, source=pinned.source, revision=pinned.adapter.revision[:SHORT]))
+
+
+async def unpin(request: web.Request) -> web.Response:
+    name, body = await _asked(request)
+    source, was_pinned = await _operations(request).unpin(name, body.source)
+    return _reply(Unpinned(name=name, source=source, was_pinned=was_pinned))
+
+
+async def refresh(request: web.Request) -> web.Response:
+    name, body = await _asked(request)
+    now = await _operations(request).refresh(name, body.source, body.api_token)
+    return _reply(
+        Refreshed(
+            name=name,
+            source=now.source,
+            revision=now.adapter.revision[:SHORT],
+            changed=now.has_changed,
+        )
+    )
+
+
+async def status(request: web.Request) -> web.Response:
+    return _reply(await request.app[SERVICE].desk.statuses.all())
+
+
+def _operations(request: web.Request) -> AdapterOperations:
+    return request.app[SERVICE].desk.operations
+
+
+async def _asked(request: web.Request) -> tuple[str, AdapterBody]:
+    """The adapter in the address; a body says more about it where there is one."""
+    name = request.match_info["name"]
+    if not request.can_read_body:
+        return name, AdapterBody()
+    return name, decode(await read_json(request, request.app[SERVICE].limits), AdapterBody)
+
+
+def _reply(body: msgspec.Struct) -> web.Response:
+    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
