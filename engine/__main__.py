@@ -3,7 +3,6 @@
 Standard input stays open for as long as the frontend lives; its end is this process's end.
 """
 
-import gc
 import os
 import signal
 import sys
@@ -13,9 +12,9 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from lorax_serve.engine.assembly import EngineParts, assemble
-from lorax_serve.engine.core import EngineCore
+from lorax_serve.engine.assembly import assemble
 from lorax_serve.engine.errors import ModelRefused
+from lorax_serve.engine.interpreter import prepare_interpreter
 from lorax_serve.engine.logging import configure_logging
 from lorax_serve.ipc.config import EngineConfig
 from lorax_serve.ipc.link import EngineLink
@@ -54,27 +53,14 @@ def _serve(config: EngineConfig, link: EngineLink, frontend: bytes) -> int:
     except ModelRefused as error:
         link.send(frontend, EngineFailed(str(error)))
         return 1
-    # What was made so far stays; collecting it over and over would stop all requests each time.
-    gc.collect()
-    gc.freeze()
+    prepare_interpreter()
     try:
-        _core(link, parts, frontend).run_forever()
+        ready = EngineReady(protocol_hash(), parts.info)
+        link.send(frontend, ready)
+        parts.core(link, ready).run_forever()
     finally:
         parts.exchange.close()
     return 0
-
-
-def _core(link: EngineLink, parts: EngineParts, frontend: bytes) -> EngineCore:
-    ready = EngineReady(protocol_hash(), parts.info)
-    link.send(frontend, ready)
-    return EngineCore(
-        link=link,
-        ready=ready,
-        intake=parts.intake,
-        scheduler=parts.scheduler,
-        exchange=parts.exchange,
-        runner=parts.runner,
-    )
 
 
 def _await_hello(link: EngineLink) -> tuple[bytes, Hello]:

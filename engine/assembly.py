@@ -1,6 +1,5 @@
 """Builds the engine from its config: the one place that knows every part."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ import torch
 
 from lorax_serve.engine.adapters.exchange import AdapterExchange
 from lorax_serve.engine.block_allocator import BlockAllocator
-from lorax_serve.engine.core import StepRunner
+from lorax_serve.engine.core import EngineCore, Link, StepRunner
 from lorax_serve.engine.device_defaults import StepLimits, max_loading, step_limits
 from lorax_serve.engine.errors import ModelRefused
 from lorax_serve.engine.execution import Execution, build_execution
@@ -22,9 +21,9 @@ from lorax_serve.engine.sequence_blocks import SequenceBlocks
 from lorax_serve.grammar.errors import UnsupportedTokenizer
 from lorax_serve.grammar.guide import GuideFactory
 from lorax_serve.ipc.config import Device, DType, EngineConfig
+from lorax_serve.ipc.messages import EngineReady
 from lorax_serve.ipc.types import EngineInfo
 
-_SWITCH_SECONDS = 0.0002
 TYPICAL_RANK = 16  # for the "adapters that fit" figure
 
 
@@ -35,6 +34,17 @@ class EngineParts:
     scheduler: Scheduler
     exchange: AdapterExchange
     runner: StepRunner
+
+    def core(self, link: Link, ready: EngineReady) -> EngineCore:
+        """The loop over these parts; `ready` is what a frontend is told that says hello."""
+        return EngineCore(
+            link=link,
+            ready=ready,
+            intake=self.intake,
+            scheduler=self.scheduler,
+            exchange=self.exchange,
+            runner=self.runner,
+        )
 
 
 def assemble(
@@ -73,8 +83,6 @@ def assemble_model(
     on_loaded: Callable[[], None],
 ) -> EngineParts:
     """The engine of a model that is loaded."""
-    # A loader thread that works in Python keeps the loop waiting for at most this long.
-    sys.setswitchinterval(_SWITCH_SECONDS)
     device = model.embedding.device
     limits = step_limits(config, device)
     execution = build_execution(config, model, limits, device, report)

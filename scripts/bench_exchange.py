@@ -27,6 +27,7 @@ from exchange_cases.driver import LocalEngine, Trip
 from exchange_cases.model import adapter_bytes, model_config, random_model, write_adapters
 from exchange_cases.traces import lru_hits, tier_hits, zipf_trace
 
+from lorax_serve.engine.interpreter import prepare_interpreter
 from lorax_serve.engine.logging import configure_logging
 from lorax_serve.engine.models.decoder import Decoder
 
@@ -330,6 +331,7 @@ def main() -> int:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     configure_logging("warning", as_json=False)
+    prepare_interpreter()
     for name in args.cases.split(","):
         CASES[name](args.scale)
     return 0

@@ -17,25 +17,20 @@ one, and the next request after that tries again. All of this happens on the cal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import structlog
 import torch
 
 from lorax_serve.engine.adapters.device_pool import AdapterPool, AdapterSlot
 from lorax_serve.engine.adapters.eviction import UseHistory
-from lorax_serve.engine.adapters.format import read_adapter
 from lorax_serve.engine.adapters.host_store import HostSlab, HostStore
 from lorax_serve.engine.adapters.loader import AdapterLoader, FailedLoad
 from lorax_serve.engine.adapters.matrices import BaseWeight
-from lorax_serve.engine.adapters.merge import read_merged
-from lorax_serve.engine.adapters.slab import PackedAdapter, layout_of
+from lorax_serve.engine.adapters.reader import AdapterReader
+from lorax_serve.engine.adapters.slab import PackedAdapter
 from lorax_serve.engine.adapters.slab_memory import SlabMemory
 from lorax_serve.engine.adapters.tallies import AdapterTallies
-from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import AdapterRejected, RequestError
-from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
+from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode
 from lorax_serve.kernels.lora import LoraSite
-
-log = structlog.get_logger(__name__)
 
 # Digests by ref that are remembered. Forgetting one costs no more than reading it again.
 _MAX_KNOWN_REFS = 16384
@@ -47,11 +42,8 @@ _MAX_PASSING = 16
 
 @dataclass(slots=True)
 class ExchangeCounts:
-    """Since the start. A request counts where its adapter was when it came."""
+    """Since the start."""
 
-    num_on_device: int = 0
-    num_on_host: int = 0
-    num_cold: int = 0
     num_loads: int = 0  # from files to the host
     num_copies: int = 0  # from the host to the device
 
@@ -81,14 +73,19 @@ class AdapterExchange:
         self.pool = AdapterPool(memory, self._history, self.tallies.left_device)
         self.store = HostStore(host_buffer, self._history, self.tallies.left_host)
         self.counts = ExchangeCounts()
-        self._sites = tuple(sites)
-        self._dtype = memory.dtype
         self._max_rank = max_rank
-        self._base_weight = base_weight
+        reader = AdapterReader(
+            sites=tuple(sites),
+            max_rank=max_rank,
+            dtype=memory.dtype,
+            device_bytes=self.pool.capacity_bytes,
+            host_bytes=self.store.capacity_bytes,
+            base_weight=base_weight,
+        )
         self._loader = AdapterLoader(
             self.store,
-            self._sites,
-            self._read,
+            reader.sites,
+            reader.read,
             is_on_device=lambda digest: self.pool.find(digest) is not None,
             transposed_a=memory.transposed_a,
             max_loading=max_loading,
@@ -102,10 +99,6 @@ class AdapterExchange:
         self._promised: dict[AnyAdapterRef, AdapterSlot] = {}  # placed for a waiter
         self._draining_for: AnyAdapterRef | None = None  # it is among the staged
         self._num_passing = 0  # acquired by others since
-
-    @property
-    def num_resident(self) -> int:
-        return self.pool.num_resident
 
     @property
     def num_loading(self) -> int:
@@ -124,12 +117,7 @@ class AdapterExchange:
 
     def prefetch(self, ref: AnyAdapterRef) -> None:
         """A request for the adapter has come: start loading it, unless it is on host or device."""
-        if self._resident(ref) is not None:
-            self.counts.num_on_device += 1
-        elif self._on_host(ref) is not None:
-            self.counts.num_on_host += 1
-        else:
-            self.counts.num_cold += 1
+        if self._resident(ref) is None and self._on_host(ref) is None:
             self._load(ref)
 
     def stage(self, refs: Sequence[AnyAdapterRef]) -> None:
@@ -310,37 +298,3 @@ class AdapterExchange:
     def _end_drain(self) -> None:
         self._draining_for = None
         self.pool.end_drain()
-
-    # -- on a loader thread
-
-    def _read(self, ref: AnyAdapterRef) -> LoraWeights:
-        weights = self._read_or_merge(ref)
-        self._check_size(weights)
-        if weights.unknown_config_fields:
-            log.warning(
-                "adapter_config_fields_not_understood",
-                adapter=ref.name,
-                fields=weights.unknown_config_fields,
-            )
-        return weights
-
-    def _read_or_merge(self, ref: AnyAdapterRef) -> LoraWeights:
-        if isinstance(ref, MergedAdapters):
-            return read_merged(
-                ref, self._sites, max_rank=self._max_rank, base_weight=self._base_weight
-            )
-        return read_adapter(
-            ref, self._sites, max_rank=self._max_rank, base_weight=self._base_weight
-        )
-
-    def _check_size(self, weights: LoraWeights) -> None:
-        """Raises AdapterRejected when the adapter is larger than either tier."""
-        layout = layout_of(weights, self._sites, transposed_a=False)
-        num_bytes = layout.num_elements * self._dtype.itemsize
-        for tier, capacity in (
-            ("device", self.pool.capacity_bytes),
-            ("host", self.store.capacity_bytes),
-        ):
-            if num_bytes > capacity:
-                reason = f"it takes {num_bytes} bytes of {tier} memory, the pool has {capacity}"
-                raise AdapterRejected(weights.name, ErrorCode.ADAPTER_TOO_LARGE, [reason])

@@ -99,10 +99,6 @@ class AdapterLoader:
     def _num_in_hand(self) -> int:
         return len(self._reading) + len(self._waiting) + len(self._packing)
 
-    def __contains__(self, ref: AnyAdapterRef) -> bool:
-        places = (self._queued, self._reading, self._waiting, self._packing)
-        return any(ref in place for place in places)
-
     def request(self, ref: AnyAdapterRef) -> None:
         """Load the adapter, unless that is under way."""
         if ref in self._reading:

@@ -30,6 +30,7 @@ from lorax_serve.engine.adapters.elementwise_merge import (
     pruning_seed,
     weighted_sum,
 )
+from lorax_serve.engine.adapters.finite import all_finite
 from lorax_serve.engine.adapters.format import read_adapter
 from lorax_serve.engine.adapters.low_rank import (
     NEGLIGIBLE,
@@ -169,7 +170,7 @@ def _pruned(term: _Term, strategy: MergeStrategy, density: float) -> torch.Tenso
 
 
 def _check_finite(module: str, matrix: torch.Tensor) -> None:
-    if not bool(matrix.isfinite().all()):
+    if not all_finite(matrix):
         raise incompatible(f"{module} overflows float32 once merged")
 
 

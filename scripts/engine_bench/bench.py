@@ -10,7 +10,7 @@ from engine_bench.workloads import Case
 
 from lorax_serve.engine.adapters.slab import PackedAdapter, SlabLayout, plan_slab
 from lorax_serve.engine.assembly import EngineParts, assemble_model, engine_device
-from lorax_serve.engine.core import EngineCore
+from lorax_serve.engine.interpreter import prepare_interpreter
 from lorax_serve.engine.models.config import ModelConfig
 from lorax_serve.engine.models.decoder import Decoder
 from lorax_serve.engine.models.loader import allocate_model
@@ -75,17 +75,11 @@ class Bench:
         self.parts: EngineParts = assemble_model(
             config, self.model, (0,), NoGuides(), report=lambda *_: None, on_loaded=lambda: None
         )
+        prepare_interpreter()
         self.synchronize()
         self.start_seconds = time.perf_counter() - started
         self.link = Mailbox()
-        self.core = EngineCore(
-            link=self.link,
-            ready=EngineReady("", self.parts.info),
-            intake=self.parts.intake,
-            scheduler=self.parts.scheduler,
-            exchange=self.parts.exchange,
-            runner=self.parts.runner,
-        )
+        self.core = self.parts.core(self.link, EngineReady("", self.parts.info))
         self.adapter_bytes: list[int] = []
 
     def place_adapters(self, ranks: list[int]) -> list[AdapterRef]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lorax_serve.engine.assembly import assemble_model
-from lorax_serve.engine.core import EngineCore
 from lorax_serve.engine.models.decoder import Decoder
 from lorax_serve.grammar.errors import InvalidGrammar
 from lorax_serve.grammar.guide import Guide
@@ -65,14 +64,7 @@ class LocalEngine:
             report=lambda *_: None,
             on_loaded=self._loaded.set,
         )
-        self.core = EngineCore(
-            link=self,
-            ready=EngineReady("", self.parts.info),
-            intake=self.parts.intake,
-            scheduler=self.parts.scheduler,
-            exchange=self.parts.exchange,
-            runner=self.parts.runner,
-        )
+        self.core = self.parts.core(self, EngineReady("", self.parts.info))
 
     def __enter__(self) -> "LocalEngine":
         return self

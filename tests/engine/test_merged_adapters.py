@@ -138,7 +138,7 @@ def test_a_merge_that_cannot_be_fails_its_requests_alone(
             request("a part spoilt", prompt, MergedAdapters((good, spoilt), (1.0, 1.0))),
             request("well", prompt, good),
         )
-        assert engine.parts.exchange.num_resident == 1
+        assert engine.parts.exchange.pool.num_resident == 1
     assert len(got["well"].token_ids) == NUM_TOKENS
     failure = got["too wide"].failure
     assert failure.code is ErrorCode.ADAPTER_TOO_LARGE

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from engine_harness import FRONTEND, FakeLink
 from lorax_serve.engine.assembly import assemble
-from lorax_serve.engine.core import EngineCore
 from lorax_serve.ipc.config import EngineConfig
 from lorax_serve.ipc.messages import (
     Abort,
@@ -44,14 +43,7 @@ class LocalEngine:
             on_loaded=self._loaded.set,
         )
         self.link = FakeLink()
-        self.core = EngineCore(
-            link=self.link,
-            ready=EngineReady("", self.parts.info),
-            intake=self.parts.intake,
-            scheduler=self.parts.scheduler,
-            exchange=self.parts.exchange,
-            runner=self.parts.runner,
-        )
+        self.core = self.parts.core(self.link, EngineReady("", self.parts.info))
 
     def __enter__(self) -> "LocalEngine":
         return self

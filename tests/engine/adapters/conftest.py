@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from exchange_bench import BASE, NAMES, GatedReader
-from lorax_serve.engine.adapters import exchange as exchange_module
+from lorax_serve.engine.adapters import reader as reader_module
 from peft_adapters import build_adapter
 
 
@@ -27,5 +27,5 @@ def folders(originals: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> GatedReader:
     reader = GatedReader()
-    monkeypatch.setattr(exchange_module, "read_adapter", reader)
+    monkeypatch.setattr(reader_module, "read_adapter", reader)
     return reader

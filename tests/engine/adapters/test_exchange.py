@@ -20,7 +20,7 @@ from exchange_bench import (
     adapter_bytes,
     assert_holds,
 )
-from lorax_serve.engine.adapters import exchange as exchange_module
+from lorax_serve.engine.adapters import reader as reader_module
 from lorax_serve.engine.adapters.device_pool import AdapterSlot
 from lorax_serve.engine.adapters.exchange import AdapterExchange
 from lorax_serve.engine.adapters.format import read_adapter
@@ -55,7 +55,7 @@ def test_an_adapter_is_read_on_a_thread_and_lent_pinned(bench: Bench, folders: P
     assert bench.exchange.acquire(ref) is slot and slot.num_pins == 2
     bench.exchange.release(slot)
     bench.exchange.release(slot)
-    assert (bench.exchange.num_resident, bench.exchange.num_loading) == (1, 0)
+    assert (bench.exchange.pool.num_resident, bench.exchange.num_loading) == (1, 0)
     assert all(name.startswith("adapter-loader") for name in bench.waking_threads)
 
 
@@ -76,7 +76,7 @@ def test_a_hundred_prefetches_are_one_read(
 def test_what_was_evicted_comes_back_without_a_second_read(bench: Bench, folders: Path) -> None:
     for name in ("a", "b", "c"):
         bench.use(adapter_ref(folders / name))
-    assert bench.exchange.num_resident == 2
+    assert bench.exchange.pool.num_resident == 2
     evicted = [name for name in "abc" if bench.pool.find(digest_of(folders / name)) is None]
     shutil.rmtree(folders / evicted[0])
     slot = bench.exchange.acquire(adapter_ref(folders / evicted[0]))
@@ -188,7 +188,7 @@ def test_a_surprise_in_the_loader_fails_its_adapter_only(
             raise ZeroDivisionError("a secret path /x/y")
         return read_adapter(ref, *args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(exchange_module, "read_adapter", read_or_explode)
+    monkeypatch.setattr(reader_module, "read_adapter", read_or_explode)
     for _ in range(3):  # more often than there are threads
         error = bench.failure(adapter_ref(folders / "a"))
         assert error.code is ErrorCode.GENERATION_ERROR
@@ -216,7 +216,7 @@ def test_equal_files_share_a_slot(bench: Bench, folders: Path) -> None:
     assert bench.acquired(adapter_ref(folders / "twin")) is first
     renamed = adapter_ref(folders / "a", name="other", revision="2")
     assert bench.acquired(renamed) is first
-    assert first.num_pins == 3 and bench.exchange.num_resident == 1
+    assert first.num_pins == 3 and bench.exchange.pool.num_resident == 1
 
 
 def test_a_new_revision_is_a_new_adapter(bench: Bench, folders: Path) -> None:
@@ -241,7 +241,7 @@ def test_nobody_waiting_means_nothing_kept(
         bench.exchange.cancel(ref)
     reader.gate.set()
     bench.assert_nothing_held()
-    assert bench.exchange.num_resident == 0 == len(bench.store)
+    assert bench.exchange.pool.num_resident == 0 == len(bench.store)
     assert "c" not in reader.counts
     assert_holds(bench.memory, bench.acquired(refs[0]), folders / "a")
 

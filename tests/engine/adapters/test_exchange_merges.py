@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax_serve.engine.adapters import exchange as exchange_module
+from lorax_serve.engine.adapters import reader as reader_module
 from lorax_serve.engine.adapters.device_pool import AdapterSlot
 from lorax_serve.engine.adapters.exchange import AdapterExchange
 from lorax_serve.engine.adapters.merge import read_merged
@@ -66,7 +66,7 @@ class GatedMerges:
 @pytest.fixture
 def merges(monkeypatch: pytest.MonkeyPatch) -> Iterator[GatedMerges]:
     gated = GatedMerges()
-    monkeypatch.setattr(exchange_module, "read_merged", gated)
+    monkeypatch.setattr(reader_module, "read_merged", gated)
     yield gated
     gated.gate.set()
 

@@ -1,0 +1,59 @@
+"""Reads whatever a ref names, one adapter or a merge of several, for tiers of a given size.
+
+Called on loader threads: it holds nothing that ever changes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+import torch
+
+from lorax_serve.engine.adapters.format import read_adapter
+from lorax_serve.engine.adapters.matrices import BaseWeight
+from lorax_serve.engine.adapters.merge import read_merged
+from lorax_serve.engine.adapters.slab import layout_of
+from lorax_serve.engine.adapters.weights import LoraWeights
+from lorax_serve.engine.errors import AdapterRejected
+from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
+from lorax_serve.kernels.lora import LoraSite
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterReader:
+    sites: Sequence[LoraSite]
+    max_rank: int
+    dtype: torch.dtype  # of the slabs
+    device_bytes: int  # capacities of the tiers
+    host_bytes: int
+    base_weight: BaseWeight | None = None  # see `read_adapter`
+
+    def read(self, ref: AnyAdapterRef) -> LoraWeights:
+        """Raises AdapterRejected."""
+        if isinstance(ref, MergedAdapters):
+            weights = read_merged(
+                ref, self.sites, max_rank=self.max_rank, base_weight=self.base_weight
+            )
+        else:
+            weights = read_adapter(
+                ref, self.sites, max_rank=self.max_rank, base_weight=self.base_weight
+            )
+        self._check_size(weights)
+        if weights.unknown_config_fields:
+            log.warning(
+                "adapter_config_fields_not_understood",
+                adapter=ref.name,
+                fields=weights.unknown_config_fields,
+            )
+        return weights
+
+    def _check_size(self, weights: LoraWeights) -> None:
+        """Raises AdapterRejected when the adapter is larger than either tier."""
+        layout = layout_of(weights, self.sites, transposed_a=False)
+        num_bytes = layout.num_elements * self.dtype.itemsize
+        for tier, capacity in (("device", self.device_bytes), ("host", self.host_bytes)):
+            if num_bytes > capacity:
+                reason = f"it takes {num_bytes} bytes of {tier} memory, the pool has {capacity}"
+                raise AdapterRejected(weights.name, ErrorCode.ADAPTER_TOO_LARGE, [reason])
