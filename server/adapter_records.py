@@ -16,7 +16,7 @@ from lorax_serve.server.adapter_resolver import ResolvedAdapter
 from lorax_serve.server.errors import ServeError
 
 MAX_RECORDS: Final = 4096
-_SHORT_DIGEST: Final = 12  # characters
+SHORT_REVISION: Final = 12  # characters of a revision that are shown
 
 T = TypeVar("T")
 
@@ -115,7 +115,7 @@ class AdapterRecords:
 
 def label_of(adapter: ResolvedAdapter) -> str:
     """What metrics call it: its name where that is the operator's, else a part of its digest."""
-    return adapter.ref.name if adapter.named_by_operator else adapter.ref.revision[:_SHORT_DIGEST]
+    return adapter.ref.name if adapter.named_by_operator else adapter.ref.revision[:SHORT_REVISION]
 
 
 async def noting_failures(

@@ -10,14 +10,13 @@ from lorax_serve.ipc.messages import AdapterAction
 from lorax_serve.server.adapter_aliases import Target
 from lorax_serve.server.adapter_metrics import AdapterMetrics
 from lorax_serve.server.adapter_operations import AdapterOperations
-from lorax_serve.server.adapter_records import AdapterRecord, AdapterRecords
+from lorax_serve.server.adapter_records import SHORT_REVISION, AdapterRecord, AdapterRecords
 from lorax_serve.server.adapter_resolver import LOCAL, AdapterResolver
 from lorax_serve.server.engine import Engine
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.schema.admin import AdapterList, AdapterStatus, Bytes, Tier
 from lorax_serve.server.sources.local import LocalAdapters
 
-SHORT: Final = 12  # characters of a revision that are shown
 _REPORT_SECONDS: Final = 1.0  # how old a report may be, and how long one is waited for
 
 
@@ -123,7 +122,7 @@ class AdapterStatuses:
             name=name,
             source=target.source,
             alias_of=None if target.adapter_id == name else str(target),
-            revision=None if revision is None else revision[:SHORT],
+            revision=None if revision is None else revision[:SHORT_REVISION],
             tier=_fastest(held, on_disk=target.source == LOCAL or revision in stored),
             bytes=held,
             rank=None if state is None else state.rank or None,

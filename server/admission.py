@@ -4,24 +4,22 @@ Behind it a request is an engine message; every refusal that needs the model hap
 """
 
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from lorax_serve.ipc.messages import Generate
 from lorax_serve.ipc.types import (
-    AnyAdapterRef,
     EngineInfo,
     ErrorCode,
     GrammarSpec,
-    MergedAdapters,
     RequestId,
     StopConditions,
 )
 from lorax_serve.server.adapter_records import AdapterRecord
-from lorax_serve.server.adapter_resolver import ResolvedAdapter
+from lorax_serve.server.asked_adapter import AskedAdapter, held_adapter
 from lorax_serve.server.errors import ServeError
-from lorax_serve.server.request import Constraint, GenerationRequest, Merge
+from lorax_serve.server.request import Constraint, GenerationRequest
 from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.structured_output import ConstraintCompiler
 from lorax_serve.server.tenants import Tenants, prefix_salt
@@ -77,7 +75,7 @@ class Admission:
         prompt_ids = await self._prompt_ids(asked, info.max_model_len)
         max_new_tokens = _max_new_tokens(asked, len(prompt_ids), info)
         grammar, warnings = await self._grammar(asked.constraint)
-        async with self._adapter(asked) as adapter:  # last: it may have to be fetched
+        async with held_adapter(self._service, asked) as adapter:  # last: it may have to be fetched
             tenant = self._tenants.name(asked.adapter_token)
             yield _accepted(asked, prompt_ids, max_new_tokens, adapter, grammar, warnings, tenant)
 
@@ -85,45 +83,6 @@ class Admission:
         self, constraint: Constraint | None
     ) -> tuple[GrammarSpec | None, tuple[str, ...]]:
         return (None, ()) if constraint is None else await self._compiler.compile(constraint)
-
-    @asynccontextmanager
-    async def _adapter(self, asked: GenerationRequest) -> AsyncIterator["_Adapter"]:
-        with ExitStack() as held:
-            if asked.merge is None:
-                part = await self._resolve(asked.adapter_id, asked, held)
-                if part is None:
-                    yield _BASE
-                else:
-                    yield _Adapter(part.ref, part.source, self._used((part,), held))
-            else:
-                ids = asked.merge.adapter_ids
-                parts = [await self._resolve(i, asked, held) for i in ids]
-                adapters = _without_base(parts)
-                used = self._used(adapters, held)
-                yield _Adapter(_merged(asked.merge, adapters), adapters[0].source, used)
-
-    async def _resolve(
-        self, adapter_id: str, asked: GenerationRequest, held: ExitStack
-    ) -> ResolvedAdapter | None:
-        """None for the base model."""
-        if not adapter_id or self._service.is_base(adapter_id):
-            return None
-        source, token = asked.adapter_source, asked.adapter_token
-        resolver = self._service.resolver
-        try:
-            return held.enter_context(await resolver.resolve(adapter_id, source, token))
-        except ServeError as error:
-            meant = resolver.target(adapter_id, source)
-            self._service.desk.records.unresolved(meant.source, adapter_id, error.code)
-            raise
-
-    def _used(
-        self, adapters: Sequence[ResolvedAdapter], held: ExitStack
-    ) -> tuple[AdapterRecord, ...]:
-        """Count the request for each, until `held` ends; once, however often a merge has it."""
-        by_name = {(adapter.source, adapter.ref.name): adapter for adapter in adapters}
-        records = self._service.desk.records
-        return tuple(held.enter_context(records.use(each)) for each in by_name.values())
 
     async def _prompt_ids(self, asked: GenerationRequest, max_model_len: int) -> list[int]:
         longest = max_model_len - 1  # at least one token is to be generated
@@ -144,21 +103,11 @@ class Admission:
         return ids[-asked.truncate :] if asked.truncate else ids
 
 
-@dataclass(frozen=True)
-class _Adapter:
-    ref: AnyAdapterRef | None
-    source: str | None
-    records: tuple[AdapterRecord, ...]
-
-
-_BASE = _Adapter(None, None, ())
-
-
 def _accepted(
     asked: GenerationRequest,
     prompt_ids: list[int],
     max_new_tokens: int,
-    adapter: _Adapter,
+    adapter: AskedAdapter,
     grammar: GrammarSpec | None,
     warnings: tuple[str, ...],
     tenant: str,
@@ -186,28 +135,6 @@ def _accepted(
         adapter_source=adapter.source,
         adapter_records=adapter.records,
         grammar_warnings=warnings,
-    )
-
-
-def _without_base(parts: Sequence[ResolvedAdapter | None]) -> tuple[ResolvedAdapter, ...]:
-    """Raises ServeError where a part of a merge is None, the base model."""
-    adapters = tuple(part for part in parts if part is not None)
-    if len(adapters) < len(parts):
-        raise ServeError(
-            ErrorCode.INVALID_REQUEST,
-            "`merged_adapters` names the base model, which is no adapter.",
-            param="merged_adapters",
-        )
-    return adapters
-
-
-def _merged(merge: Merge, adapters: Sequence[ResolvedAdapter]) -> MergedAdapters:
-    return MergedAdapters(
-        parts=tuple(part.ref for part in adapters),
-        weights=merge.weights,
-        strategy=merge.strategy,
-        density=merge.density,
-        majority_sign_method=merge.majority_sign_method,
     )
 
 

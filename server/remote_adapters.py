@@ -16,6 +16,7 @@ from lorax_serve.server.errors import ServeError, UnservedSource, adapter_not_fo
 from lorax_serve.server.single_flight import SingleFlight
 from lorax_serve.server.sources.source import (
     NotFoundOrForbidden,
+    OnBytes,
     RemoteAdapter,
     RemoteFile,
     Source,
@@ -25,7 +26,6 @@ from lorax_serve.server.sources.source import (
 )
 from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.content import CONFIG_FILE, is_adapter_file, is_shard
-from lorax_serve.server.store.incoming import OnBytes
 from lorax_serve.server.store.lease import Lease
 from lorax_serve.server.store.names import Meaning
 from lorax_serve.server.values import show_size

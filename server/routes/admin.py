@@ -4,7 +4,7 @@ import msgspec
 from aiohttp import web
 
 from lorax_serve.server.adapter_operations import AdapterOperations
-from lorax_serve.server.adapter_status import SHORT
+from lorax_serve.server.adapter_records import SHORT_REVISION
 from lorax_serve.server.http_body import read_json
 from lorax_serve.server.keys import SERVICE
 from lorax_serve.server.schema.admin import (
@@ -40,7 +40,9 @@ async def unload(request: web.Request) -> web.Response:
 async def pin(request: web.Request) -> web.Response:
     name, body = await _asked(request)
     pinned = await _operations(request).pin(name, body.source, body.api_token)
-    return _reply(Pinned(name=name, source=pinned.source, revision=pinned.adapter.revision[:SHORT]))
+    return _reply(
+        Pinned(name=name, source=pinned.source, revision=pinned.adapter.revision[:SHORT_REVISION])
+    )
 
 
 async def unpin(request: web.Request) -> web.Response:
@@ -56,7 +58,7 @@ async def refresh(request: web.Request) -> web.Response:
         Refreshed(
             name=name,
             source=now.source,
-            revision=now.adapter.revision[:SHORT],
+            revision=now.adapter.revision[:SHORT_REVISION],
             changed=now.has_changed,
         )
     )

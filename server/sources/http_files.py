@@ -4,7 +4,7 @@ Not by huggingface_hub's own download: that one blocks a thread, which nothing c
 stalled peer, and keeps a cache of its own beside our store.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -14,10 +14,13 @@ import aiohttp
 
 from lorax_serve.server.sources.http_replies import check_status, transport_errors
 from lorax_serve.server.sources.retries import Retries
-from lorax_serve.server.sources.source import SourceCorrupt, SourceError, SourceUnavailable
+from lorax_serve.server.sources.source import (
+    OnBytes,
+    SourceCorrupt,
+    SourceError,
+    SourceUnavailable,
+)
 from lorax_serve.server.threads import run_whole
-
-OnBytes = Callable[[int], None]
 
 _BLOCK_BYTES: Final = 2**20  # written at once
 _SERVED: Final = (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT)

@@ -8,7 +8,7 @@ API: https://huggingface.co/docs/hub/api.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,7 @@ from lorax_serve.server.sources.hub_id import DEFAULT_ENDPOINT, HubId, parse_hub
 from lorax_serve.server.sources.retries import Retries
 from lorax_serve.server.sources.source import (
     NotFoundOrForbidden,
+    OnBytes,
     RemoteAdapter,
     RemoteFile,
     SourceUnavailable,
@@ -101,7 +102,7 @@ class HubSource:
         file: RemoteFile,
         destination: Path,
         token: str | None,
-        on_bytes: Callable[[int], None],
+        on_bytes: OnBytes,
     ) -> None:
         url = hf_hub_url(
             adapter.repository, file.name, revision=adapter.revision, endpoint=self._endpoint

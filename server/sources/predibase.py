@@ -5,7 +5,6 @@ operator's S3 settings. These have a list of allowed places of their own: what t
 is everybody's.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from lorax_serve.server.sources.s3_objects import S3File
 from lorax_serve.server.sources.s3_settings import S3Settings
 from lorax_serve.server.sources.source import (
     NotFoundOrForbidden,
+    OnBytes,
     RemoteAdapter,
     RemoteFile,
     SourceUnavailable,
@@ -71,7 +71,7 @@ class PredibaseSource:
         file: RemoteFile,
         destination: Path,
         token: str | None,
-        on_bytes: Callable[[int], None],
+        on_bytes: OnBytes,
     ) -> None:
         if not isinstance(file, S3File):  # remembered from an earlier run, without what pins it
             file = same_file(await self.resolve(adapter.repository, token), adapter, file)

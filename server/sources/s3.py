@@ -7,7 +7,7 @@ API: https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations_Amazon_Simpl
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from lorax_serve.server.sources.s3_objects import S3Body, S3File, S3Objects
 from lorax_serve.server.sources.s3_settings import S3Settings, make_client
 from lorax_serve.server.sources.source import (
     NotFoundOrForbidden,
+    OnBytes,
     RemoteAdapter,
     RemoteFile,
     SourceCorrupt,
@@ -63,14 +64,14 @@ class S3Source:
         file: RemoteFile,
         destination: Path,
         token: str | None,
-        on_bytes: Callable[[int], None],
+        on_bytes: OnBytes,
     ) -> None:
         if not isinstance(file, S3File):  # remembered from an earlier run, without what pins it
             now = await self._find(parse_location(adapter.repository))
             file = same_file(now, adapter, file)
         await self.fetch(file, destination, on_bytes)
 
-    async def fetch(self, file: S3File, destination: Path, on_bytes: Callable[[int], None]) -> None:
+    async def fetch(self, file: S3File, destination: Path, on_bytes: OnBytes) -> None:
         """Append to `destination` what is missing there, going on after interruptions.
 
         Nothing is left there that is known to be wrong. Raises SourceError and OSError.
@@ -101,9 +102,7 @@ class S3Source:
             raise
         return RemoteAdapter(self.name, str(folder), _revision(files), files, public=True)
 
-    async def _append(
-        self, file: S3File, destination: Path, on_bytes: Callable[[int], None]
-    ) -> None:
+    async def _append(self, file: S3File, destination: Path, on_bytes: OnBytes) -> None:
         num_held = destination.stat().st_size if destination.exists() else 0
         if num_held > file.num_bytes:
             raise SourceCorrupt("more is here than was announced")
@@ -127,7 +126,7 @@ class S3Source:
             body.close()
 
     async def _write(
-        self, file: S3File, body: S3Body, destination: Path, on_bytes: Callable[[int], None]
+        self, file: S3File, body: S3Body, destination: Path, on_bytes: OnBytes
     ) -> None:
         threads = self._threads[file.bucket]
         num_missing = file.num_bytes - body.start

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+OnBytes = Callable[[int], None]  # is told how many more bytes have been written
+
 
 class SourceError(Exception):
     """A source did not give what was asked. Its text is for our log and names no token."""
@@ -79,7 +81,7 @@ class Source(Protocol):
         file: RemoteFile,
         destination: Path,
         token: str | None,
-        on_bytes: Callable[[int], None],
+        on_bytes: OnBytes,
     ) -> None:
         """Write the file, resuming at what `destination` already holds.
 

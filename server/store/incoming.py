@@ -4,11 +4,10 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from lorax_serve.server.sources.source import RemoteAdapter, RemoteFile, SourceCorrupt
+from lorax_serve.server.sources.source import OnBytes, RemoteAdapter, RemoteFile, SourceCorrupt
 from lorax_serve.server.store.content import content_digest, file_digest, is_adapter_file
 from lorax_serve.server.threads import run_whole
 
-OnBytes = Callable[[int], None]
 # Writes one file to a path, from where an earlier attempt left off.
 Fetch = Callable[[RemoteFile, Path, OnBytes], Awaitable[None]]
 

@@ -151,6 +151,11 @@ async def test_the_base_model_cannot_be_merged(service: Service, base: str) -> N
     assert await refusal(served, "x", merge=merge_of("alice", base)) is ErrorCode.INVALID_REQUEST
 
 
+async def test_a_merge_with_the_base_model_fetches_nothing(service: Service) -> None:
+    code = await refusal(service, "x", merge=merge_of("nobody", MODEL_ID))
+    assert code is ErrorCode.INVALID_REQUEST  # before anybody is looked for
+
+
 async def test_every_part_of_a_merge_must_exist(service: Service) -> None:
     with pytest.raises(ServeError, match="'nobody'") as caught:
         await accept(service, "x", merge=merge_of("alice", "nobody"))

@@ -1,0 +1,75 @@
+"""The adapter that a request asks for, or several to be merged: found, counted and held."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
+from lorax_serve.server.adapter_records import AdapterRecord
+from lorax_serve.server.adapter_resolver import ResolvedAdapter
+from lorax_serve.server.errors import ServeError
+from lorax_serve.server.request import GenerationRequest, Merge
+from lorax_serve.server.service import Service
+
+
+@dataclass(frozen=True)
+class AskedAdapter:
+    ref: AnyAdapterRef | None  # None: the base model
+    source: str | None
+    records: tuple[AdapterRecord, ...]  # of the adapter, or of a merge's parts
+
+
+_BASE = AskedAdapter(None, None, ())
+
+
+@asynccontextmanager
+async def held_adapter(service: Service, asked: GenerationRequest) -> AsyncIterator[AskedAdapter]:
+    """May take as long as a download; the files stay for as long as the context is open.
+
+    Raises ServeError.
+    """
+    merge = asked.merge
+    ids = (asked.adapter_id,) if merge is None else merge.adapter_ids
+    are_base = [not each or service.is_base(each) for each in ids]
+    if merge is None and are_base[0]:
+        yield _BASE
+        return
+    if any(are_base):
+        raise ServeError(
+            ErrorCode.INVALID_REQUEST,
+            "`merged_adapters` names the base model, which is no adapter.",
+            param="merged_adapters",
+        )
+    with ExitStack() as held:
+        adapters = [held.enter_context(await _resolve(service, each, asked)) for each in ids]
+        ref = adapters[0].ref if merge is None else _merged(merge, adapters)
+        yield AskedAdapter(ref, adapters[0].source, _used(service, adapters, held))
+
+
+async def _resolve(service: Service, adapter_id: str, asked: GenerationRequest) -> ResolvedAdapter:
+    resolver, source = service.resolver, asked.adapter_source
+    try:
+        return await resolver.resolve(adapter_id, source, asked.adapter_token)
+    except ServeError as error:
+        meant = resolver.target(adapter_id, source)
+        service.desk.records.unresolved(meant.source, adapter_id, error.code)
+        raise
+
+
+def _merged(merge: Merge, adapters: Sequence[ResolvedAdapter]) -> MergedAdapters:
+    return MergedAdapters(
+        parts=tuple(part.ref for part in adapters),
+        weights=merge.weights,
+        strategy=merge.strategy,
+        density=merge.density,
+        majority_sign_method=merge.majority_sign_method,
+    )
+
+
+def _used(
+    service: Service, adapters: Sequence[ResolvedAdapter], held: ExitStack
+) -> tuple[AdapterRecord, ...]:
+    """Count the request for each, until `held` ends; once, however often a merge has it."""
+    by_name = {(adapter.source, adapter.ref.name): adapter for adapter in adapters}
+    records = service.desk.records
+    return tuple(held.enter_context(records.use(each)) for each in by_name.values())
