@@ -39,8 +39,8 @@ import torch
 from engine_bench.adapter_files import write_adapters
 from engine_bench.bench import Bench
 from engine_bench.device_time import Rates
-from engine_bench.exchange_cases import exchange_figures, population_figures
-from engine_bench.resident_cases import resident_figures
+from engine_bench.resident import resident_figures
+from engine_bench.travelling import exchange_figures, population_figures
 from engine_bench.workloads import SHAPES
 
 from lorax_serve.engine.models.config import ModelConfig, parse_model_config

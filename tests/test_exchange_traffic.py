@@ -2,6 +2,7 @@
 
 import random
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def finish_loads(one: LocalEngine) -> None:
     """Let what is on a thread come to its end, so that waits in steps are those of the policy."""
     loader = one.parts.exchange._loader
     while loader._reading or loader._packing:
-        one.wait(0.01)
+        time.sleep(0.001)
         one.parts.exchange.poll()
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine_bench.bench import NoGuides
+
 from lorax_serve.engine.assembly import assemble_model
 from lorax_serve.engine.models.decoder import Decoder
-from lorax_serve.grammar.errors import InvalidGrammar
-from lorax_serve.grammar.guide import Guide
 from lorax_serve.ipc.config import Device, EngineConfig
 from lorax_serve.ipc.messages import (
     EngineReady,
@@ -20,11 +20,6 @@ from lorax_serve.ipc.messages import (
     ToFrontend,
 )
 from lorax_serve.ipc.types import AdapterRef, RequestId, SamplingParams, StopConditions
-
-
-class NoGuides:
-    def create(self, kind: str, payload: bytes, digest: str) -> Guide:
-        raise InvalidGrammar("the benchmark constrains nothing")
 
 
 @dataclass(slots=True)

@@ -1,0 +1,3 @@
+"""What the cases share."""
+
+NUM_ADAPTERS, DEVICE_SLOTS, HOST_SLOTS, CONCURRENCY = 2000, 32, 128, 64
