@@ -9,11 +9,12 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorax_serve.engine.adapters.config import CONFIG_NAME, parse_config
+from lorax_serve.engine.adapters.blueprint import Blueprint, Blueprints
+from lorax_serve.engine.adapters.config import CONFIG_NAME, AdapterConfig, parse_config
 from lorax_serve.engine.adapters.files import FileContent, check_unchanged, read_file
-from lorax_serve.engine.adapters.matrices import BaseWeight, collect_matrices
+from lorax_serve.engine.adapters.matrices import BaseWeight, pair_matrices
 from lorax_serve.engine.adapters.refusal import Refusal, incompatible
-from lorax_serve.engine.adapters.tensor_file import WEIGHTS_NAME, load_tensors
+from lorax_serve.engine.adapters.tensor_file import WEIGHTS_NAME, read_layout, split_file
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.ipc.types import AdapterRef, ErrorCode
 from lorax_serve.kernels.lora import LoraSite
@@ -32,21 +33,34 @@ def read_adapter(
     *,
     max_rank: int,
     base_weight: BaseWeight | None = None,
+    blueprints: Blueprints | None = None,
 ) -> LoraWeights:
     """Read and validate the adapter in folder `ref.path` for a model with these sites.
 
     `base_weight(module)` gives the served model's own weight of a module, or None; with it, full
-    tensors that merely repeat the base are accounted for, otherwise they are refused. Blocks on
-    the disk; safe on any thread. Raises AdapterRejected.
+    tensors that merely repeat the base are accounted for, otherwise they are refused. `blueprints`
+    is given with the same other arguments each time. Blocks on the disk; safe on any thread.
+    Raises AdapterRejected.
     """
     try:
-        return _read(ref, sites, max_rank=max_rank, base_weight=base_weight)
+        return _read(
+            ref,
+            sites,
+            max_rank=max_rank,
+            base_weight=base_weight,
+            blueprints=Blueprints() if blueprints is None else blueprints,
+        )
     except Refusal as refusal:
         raise refusal.named(ref.name) from None
 
 
 def _read(
-    ref: AdapterRef, sites: Sequence[LoraSite], *, max_rank: int, base_weight: BaseWeight | None
+    ref: AdapterRef,
+    sites: Sequence[LoraSite],
+    *,
+    max_rank: int,
+    base_weight: BaseWeight | None,
+    blueprints: Blueprints,
 ) -> LoraWeights:
     folder = Path(ref.path)
     config_file = _read_config(folder)
@@ -55,19 +69,35 @@ def _read(
     # A folder being replaced must not give the old config with the new weights.
     check_unchanged(config_file)
     check_unchanged(weights_file)
-    matrices = collect_matrices(
-        load_tensors(weights_file.data),
-        config,
-        sites,
-        max_rank=max_rank,
-        base_weight=base_weight,
-    )
+    header, body = split_file(weights_file.data)
+    kind = _digest(config.canonical, header)
+    blueprint = blueprints.find(kind, len(body))
+    if blueprint is None:
+        blueprint = _judge(header, body, config, sites, max_rank=max_rank, base_weight=base_weight)
+        if 2 * len(blueprint.pairs) == len(blueprint.layout.names):  # no copies of base weights
+            blueprints.keep(kind, blueprint)
     return LoraWeights(
         name=ref.name,
         digest=_digest(LOADER_VERSION, config.canonical, weights_file.data),
-        matrices=matrices,
+        matrices=blueprint.matrices(body),
         unknown_config_fields=config.unknown_fields,
     )
+
+
+def _judge(
+    header: memoryview,
+    body: memoryview,
+    config: AdapterConfig,
+    sites: Sequence[LoraSite],
+    *,
+    max_rank: int,
+    base_weight: BaseWeight | None,
+) -> Blueprint:
+    """Raises Refusal unless tensors so named and shaped can be served as such a config says."""
+    layout = read_layout(header, len(body))
+    tensors = layout.tensors(layout.runs(body))
+    pairs = pair_matrices(tensors, config, sites, max_rank=max_rank, base_weight=base_weight)
+    return Blueprint(layout, pairs, len(body))
 
 
 def _read_config(folder: Path) -> FileContent:

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from queue import Empty, SimpleQueue
 
 import structlog
 import torch
 
 from lorax_serve.engine.adapters.host_store import HostSlab, HostStore
-from lorax_serve.engine.adapters.slab import SlabLayout, fill_slab, layout_of
+from lorax_serve.engine.adapters.slab import SlabLayout, fill_slab, plan_slab
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import RequestError
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
@@ -28,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 # Adapters that are read or being read, for each thread: one at work, one waiting for room.
 _STAGED_PER_THREAD = 2
+_MAX_LAYOUTS = 64  # remembered, of adapters of different ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,9 @@ class AdapterLoader:
         self._sites = tuple(sites)
         self._read = read
         self._is_on_device = is_on_device
-        self._transposed_a = transposed_a
+        self._plan = lru_cache(_MAX_LAYOUTS)(
+            lambda ranks: plan_slab(self._sites, dict(ranks), transposed_a=transposed_a)
+        )
         self._max_loading = max_loading
         self._on_loaded = on_loaded
         # Loading must not take the forward pass's cores. A thread new to torch would inherit the
@@ -216,7 +220,8 @@ class AdapterLoader:
         def work() -> ReadAdapter:
             started = time.monotonic()
             weights = self._read(ref)
-            layout = layout_of(weights, self._sites, transposed_a=self._transposed_a)
+            ranks = tuple((module, each.rank) for module, each in weights.matrices.items())
+            layout = self._plan(ranks)
             return ReadAdapter(weights, layout, time.monotonic() - started)
 
         self._finish(ref, work)

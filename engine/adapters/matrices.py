@@ -1,4 +1,4 @@
-"""A file's tensors -> A and B matrices per module, every tensor accounted for or refused."""
+"""A file's tensors -> which are A and B of which module, every tensor accounted for or refused."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -38,41 +38,69 @@ class _Shape:
     out_features: int
 
 
-def collect_matrices(
+@dataclass(frozen=True, slots=True)
+class MatrixPair:
+    """One module's A and B, by their names in the file."""
+
+    module: str
+    a: str
+    b: str
+    scale: float  # see LoraMatrices
+
+    def matrices(self, tensors: Mapping[str, torch.Tensor]) -> LoraMatrices:
+        return LoraMatrices(tensors[self.a], tensors[self.b], self.scale)
+
+
+def pair_matrices(
     tensors: Mapping[str, torch.Tensor],
     config: AdapterConfig,
     sites: Sequence[LoraSite],
     *,
     max_rank: int,
     base_weight: BaseWeight | None,
-) -> dict[str, LoraMatrices]:
-    """The LoRA matrices by module. Raises Refusal with every reason that was found."""
+) -> tuple[MatrixPair, ...]:
+    """The LoRA matrices by module. Raises Refusal with every reason that was found.
+
+    Of the tensors' numbers only those of copies of base weights are looked at.
+    """
     pairs, reasons = _pair_up(tensors, base_weight)
     shapes = {
         target.module: _Shape(site.in_features, target.out_features)
         for site in sites
         for target in site.targets
     }
-    for module, pair in pairs.items():
+    for module, names in pairs.items():
+        pair = {side: tensors[name] for side, name in names.items()}
         reasons += _pair_problems(module, pair, config, shapes.get(module))
     if reasons:
         raise incompatible(*reasons)
     if not pairs:
         raise incompatible("it holds no LoRA matrices")
-    matrices = {
-        module: LoraMatrices(pair["A"], pair["B"], config.scale(module, pair["A"].shape[0]))
-        for module, pair in pairs.items()
-    }
-    _check_ranks(matrices, max_rank)
-    _check_finite(matrices)
-    return matrices
+    ranks = {module: tensors[names["A"]].shape[0] for module, names in pairs.items()}
+    _check_ranks(ranks, max_rank)
+    return tuple(
+        MatrixPair(module, names["A"], names["B"], config.scale(module, ranks[module]))
+        for module, names in pairs.items()
+    )
+
+
+def check_finite(matrices: Mapping[str, LoraMatrices]) -> None:
+    """Raises Refusal naming the matrices that hold anything but numbers."""
+    reasons = [
+        f"{module}.lora_{side} holds NaN or infinity"
+        for module, each in matrices.items()
+        for side, matrix in (("A", each.a), ("B", each.b))
+        if not all_finite(matrix)
+    ]
+    if reasons:
+        raise corrupt(*reasons)
 
 
 def _pair_up(
     tensors: Mapping[str, torch.Tensor], base_weight: BaseWeight | None
-) -> tuple[dict[str, dict[str, torch.Tensor]], list[str]]:
-    """A and B by module, and why each of the other tensors stands in the way."""
-    pairs: dict[str, dict[str, torch.Tensor]] = {}
+) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """The names of A and B by module, and why each of the other tensors stands in the way."""
+    pairs: dict[str, dict[str, str]] = {}
     reasons = []
     for name, tensor in sorted(tensors.items()):
         match = _MATRIX.fullmatch(name)
@@ -83,7 +111,7 @@ def _pair_up(
         pair = pairs.setdefault(match[1], {})
         if match[2] in pair:
             reasons.append(f"{shown(name)} is there twice, with and without .default")
-        pair[match[2]] = tensor
+        pair[match[2]] = name
     return pairs, reasons
 
 
@@ -134,22 +162,11 @@ def _pair_problems(
     ]
 
 
-def _check_ranks(matrices: Mapping[str, LoraMatrices], max_rank: int) -> None:
+def _check_ranks(ranks: Mapping[str, int], max_rank: int) -> None:
     reasons = [
-        f"{module} has rank {each.rank}, the highest served is {max_rank}"
-        for module, each in matrices.items()
-        if each.rank > max_rank
+        f"{module} has rank {rank}, the highest served is {max_rank}"
+        for module, rank in ranks.items()
+        if rank > max_rank
     ]
     if reasons:
         raise Refusal(ErrorCode.ADAPTER_TOO_LARGE, *reasons)
-
-
-def _check_finite(matrices: Mapping[str, LoraMatrices]) -> None:
-    reasons = [
-        f"{module}.lora_{side} holds NaN or infinity"
-        for module, each in matrices.items()
-        for side, matrix in (("A", each.a), ("B", each.b))
-        if not all_finite(matrix)
-    ]
-    if reasons:
-        raise corrupt(*reasons)

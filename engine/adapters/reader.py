@@ -1,18 +1,18 @@
 """Reads whatever a ref names, one adapter or a merge of several, for tiers of a given size.
 
-Called on loader threads: it holds nothing that ever changes.
+Called on loader threads: nothing it holds ever changes, but for what is remembered of files alike.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 import torch
 
+from lorax_serve.engine.adapters.blueprint import Blueprints
 from lorax_serve.engine.adapters.format import read_adapter
 from lorax_serve.engine.adapters.matrices import BaseWeight
 from lorax_serve.engine.adapters.merge import read_merged
-from lorax_serve.engine.adapters.slab import layout_of
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import AdapterRejected
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
@@ -29,6 +29,7 @@ class AdapterReader:
     device_bytes: int  # capacities of the tiers
     host_bytes: int
     base_weight: BaseWeight | None = None  # see `read_adapter`
+    blueprints: Blueprints = field(default_factory=Blueprints)
 
     def read(self, ref: AnyAdapterRef) -> LoraWeights:
         """Raises AdapterRejected."""
@@ -38,7 +39,11 @@ class AdapterReader:
             )
         else:
             weights = read_adapter(
-                ref, self.sites, max_rank=self.max_rank, base_weight=self.base_weight
+                ref,
+                self.sites,
+                max_rank=self.max_rank,
+                base_weight=self.base_weight,
+                blueprints=self.blueprints,
             )
         self._check_size(weights)
         if weights.unknown_config_fields:
@@ -51,8 +56,7 @@ class AdapterReader:
 
     def _check_size(self, weights: LoraWeights) -> None:
         """Raises AdapterRejected when the adapter is larger than either tier."""
-        layout = layout_of(weights, self.sites, transposed_a=False)
-        num_bytes = layout.num_elements * self.dtype.itemsize
+        num_bytes = weights.num_elements * self.dtype.itemsize
         for tier, capacity in (("device", self.device_bytes), ("host", self.host_bytes)):
             if num_bytes > capacity:
                 reason = f"it takes {num_bytes} bytes of {tier} memory, the pool has {capacity}"

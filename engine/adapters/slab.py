@@ -10,13 +10,15 @@ Legend: sites are numbered over the whole model, and so are targets, sites in or
 targets in order. r is a target's rank, R the sum of a site's.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from lorax_serve.engine.adapters.finite import all_finite
-from lorax_serve.engine.adapters.weights import LoraWeights
+from lorax_serve.engine.adapters.tensor_shapes import TensorShapes
+from lorax_serve.engine.adapters.weights import LoraMatrices, LoraWeights
 from lorax_serve.engine.errors import AdapterRejected
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.kernels.lora import LoraSite
@@ -36,6 +38,7 @@ class SlabLayout:
     # A_cat is [in, R] in memory, though [R, in] to the eye: CPU products of ten rows and more are
     # several times as fast this way. Kernels want the rows, which are aligned at any rank.
     transposed_a: bool
+    shapes: TensorShapes = field(compare=False, repr=False)  # of all A_cat and B^T, end to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +59,29 @@ def plan_slab(
 ) -> SlabLayout:
     """Lay out matrices of the given ranks by module; modules that are not named are untargeted."""
     a_offsets, b_offsets, all_ranks = [], [], []
+    shapes: list[tuple[int, int]] = []
     end = 0
     for site in sites:
         site_ranks = [ranks.get(target.module, 0) for target in site.targets]
-        a_offsets.append(end if any(site_ranks) else UNTARGETED)
-        end += sum(site_ranks) * site.in_features
+        total = sum(site_ranks)
+        a_offsets.append(end if total else UNTARGETED)
+        end += total * site.in_features
+        if total:
+            shapes.append((site.in_features, total) if transposed_a else (total, site.in_features))
         for target, rank in zip(site.targets, site_ranks, strict=True):
             b_offsets.append(end if rank else UNTARGETED)
             end += rank * target.out_features
+            if rank:
+                shapes.append((rank, target.out_features))
         all_ranks += site_ranks
-    return SlabLayout(tuple(a_offsets), tuple(b_offsets), tuple(all_ranks), end, transposed_a)
+    return SlabLayout(
+        a_offsets=tuple(a_offsets),
+        b_offsets=tuple(b_offsets),
+        ranks=tuple(all_ranks),
+        num_elements=end,
+        transposed_a=transposed_a,
+        shapes=TensorShapes(shapes),
+    )
 
 
 def layout_of(weights: LoraWeights, sites: Sequence[LoraSite], *, transposed_a: bool) -> SlabLayout:
@@ -81,14 +97,39 @@ def fill_slab(
 
     Raises AdapterRejected when a value overflows the slab's type.
     """
-    for module, a, b_t in slab_matrices(slab, sites, layout):
-        matrices = weights.matrices[module]
-        a.copy_(matrices.a)
-        b_t.copy_(matrices.b.t().float() * matrices.scale)
+    places = list(slab_matrices(slab, sites, layout))
+    sources = [weights.matrices[module] for module, _, _ in places]
+    torch._foreach_copy_([a for _, a, _ in places], [each.a for each in sources])
+    _fill_b([b_t for _, _, b_t in places], sources)
     if not all_finite(slab):
         raise AdapterRejected(
             weights.name, ErrorCode.ADAPTER_INCOMPATIBLE, _overflows(slab, sites, layout)
         )
+
+
+def _fill_b(places: list[torch.Tensor], sources: Sequence[LoraMatrices]) -> None:
+    """By operators on lists, so that the interpreter's lock is not asked for in between."""
+    scales = [each.scale for each in sources]
+    matrices = [each.b for each in sources]
+    dtype = places[0].dtype
+    if all(scale == 1 for scale in scales):
+        torch._foreach_copy_(places, [each.T for each in matrices])
+    elif dtype == torch.float32 or (_have_type(dtype, matrices) and all(map(_is_exact, scales))):
+        # Neither the copy nor the scale, which takes the slab's type, loses anything.
+        torch._foreach_copy_(places, [each.T for each in matrices])
+        torch._foreach_mul_(places, scales)
+    else:
+        wide = [each if each.dtype == torch.float32 else each.float() for each in matrices]
+        torch._foreach_copy_(places, [each.T for each in torch._foreach_mul(wide, scales)])
+
+
+def _have_type(dtype: torch.dtype, tensors: Sequence[torch.Tensor]) -> bool:
+    return all(each.dtype == dtype for each in tensors)
+
+
+def _is_exact(scale: float) -> bool:
+    """Whether it is a power of two, of a size that every type has."""
+    return abs(math.frexp(scale)[0]) == 0.5 and 2**-8 <= abs(scale) <= 2**8
 
 
 def slab_matrices(
@@ -100,48 +141,41 @@ def slab_matrices(
             continue
         modules = {target.out_start: target.module for target in site.targets}
         for target in weights.targets:
-            yield modules[target.columns.start], weights.a_t[:, target.ranks].t(), target.b_t
+            yield modules[target.columns.start], weights.a_t[:, target.ranks].T, target.b_t
 
 
 def slab_sites(
     slab: torch.Tensor, sites: Sequence[LoraSite], layout: SlabLayout
 ) -> tuple[SiteWeights | None, ...]:
     """Per site, the views its kernel needs; None where no target of the site is targeted."""
+    matrices = iter(layout.shapes.unflatten(slab))
     weights: list[SiteWeights | None] = []
     first = 0
     for site, a_offset in zip(sites, layout.a_offsets, strict=True):
-        targets = tuple(_targets(slab, site, layout, first))
+        ranks = layout.ranks[first : first + len(site.targets)]
         first += len(site.targets)
         if a_offset == UNTARGETED:
             weights.append(None)
             continue
-        num_ranks = targets[-1].ranks.stop
-        if layout.transposed_a:
-            a_t = _matrix(slab, a_offset, site.in_features, num_ranks)
-        else:
-            a_t = _matrix(slab, a_offset, num_ranks, site.in_features).t()
-        weights.append(SiteWeights(a_t, targets))
+        a_cat = next(matrices)
+        a_t = a_cat if layout.transposed_a else a_cat.T
+        weights.append(SiteWeights(a_t, tuple(_targets(site, ranks, matrices))))
     return tuple(weights)
 
 
 def _targets(
-    slab: torch.Tensor, site: LoraSite, layout: SlabLayout, first: int
+    site: LoraSite, ranks: Sequence[int], matrices: Iterator[torch.Tensor]
 ) -> Iterator[TargetWeights]:
-    """The targeted targets of a site whose first target has number `first`."""
+    """The targeted targets of a site; `matrices` gives the B^T of each in turn."""
     rank_start = 0
-    for index, target in enumerate(site.targets, first):
-        rank = layout.ranks[index]
+    for target, rank in zip(site.targets, ranks, strict=True):
         if rank:
             yield TargetWeights(
-                b_t=_matrix(slab, layout.b_offsets[index], rank, target.out_features),
+                b_t=next(matrices),
                 ranks=slice(rank_start, rank_start + rank),
                 columns=slice(target.out_start, target.out_start + target.out_features),
             )
             rank_start += rank
-
-
-def _matrix(slab: torch.Tensor, offset: int, rows: int, columns: int) -> torch.Tensor:
-    return slab[offset : offset + rows * columns].view(rows, columns)
 
 
 def _overflows(slab: torch.Tensor, sites: Sequence[LoraSite], layout: SlabLayout) -> list[str]:

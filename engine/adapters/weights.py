@@ -27,3 +27,8 @@ class LoraWeights:
     digest: str  # sha256 hex of config, weights and loader version: the adapter's identity
     matrices: Mapping[str, LoraMatrices]
     unknown_config_fields: tuple[str, ...]  # set, not understood, and without effect on tensors
+
+    @property
+    def num_elements(self) -> int:
+        """Numbers of all matrices together: what the adapter takes when packed."""
+        return sum(each.a.numel() + each.b.numel() for each in self.matrices.values())

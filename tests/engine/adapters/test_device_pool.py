@@ -13,6 +13,7 @@ from lorax_serve.engine.adapters.slab import PackedAdapter, SlabLayout, slab_mat
 from lorax_serve.engine.adapters.slab_memory import TorchSlabs
 from lorax_serve.engine.adapters.slab_space import Extent, SlabSpace
 from lorax_serve.engine.adapters.slab_tier import ALIGNMENT
+from lorax_serve.engine.adapters.tensor_shapes import TensorShapes
 from lorax_serve.kernels.lora import BASE_SLOT, Segments
 from random_lora import (
     made_up_sites,
@@ -45,6 +46,7 @@ def blank(digest: str, num_units: int) -> PackedAdapter:
         ranks=(0,) * len(untargeted),
         num_elements=num_elements,
         transposed_a=True,
+        shapes=TensorShapes([]),
     )
     return PackedAdapter(digest, layout, torch.full((num_elements,), float(hash(digest) % 1000)))
 

@@ -1,5 +1,7 @@
 """A packed slab holds exactly its adapter: no more bytes, every matrix where the layout says."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from lorax_serve.engine.adapters.slab import (
 from random_lora import made_up_sites, mixed_ranks, pack, random_weights
 
 SITES = made_up_sites()
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MODULES = [target.module for site in SITES for target in site.targets]
 RANKS = st.dictionaries(st.sampled_from(MODULES), st.integers(0, 40)).filter(
     lambda ranks: any(ranks.values())
@@ -23,13 +26,21 @@ RANKS = st.dictionaries(st.sampled_from(MODULES), st.integers(0, 40)).filter(
 @settings(derandomize=True, max_examples=100)
 @given(
     ranks=RANKS,
-    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+    dtype=st.sampled_from(DTYPES),
+    file_dtype=st.sampled_from(DTYPES),
+    scale=st.sampled_from([1.0, 2.0, 0.3]),
     transposed_a=st.booleans(),
 )
 def test_unpacking_inverts_packing(
-    ranks: dict[str, int], dtype: torch.dtype, transposed_a: bool
+    ranks: dict[str, int],
+    dtype: torch.dtype,
+    file_dtype: torch.dtype,
+    scale: float,
+    transposed_a: bool,
 ) -> None:
-    weights = random_weights(SITES, ranks, seed=1)
+    weights = random_weights(SITES, ranks, dtype=file_dtype)
+    matrices = {m: replace(each, scale=scale) for m, each in weights.matrices.items()}
+    weights = replace(weights, matrices=matrices)
     packed = pack(weights, SITES, dtype=dtype, transposed_a=transposed_a)
     unpacked = {m: (a, b_t) for m, a, b_t in slab_matrices(packed.slab, SITES, packed.layout)}
     assert unpacked.keys() == weights.matrices.keys() == {m for m, rank in ranks.items() if rank}

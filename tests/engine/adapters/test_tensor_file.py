@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorax_serve.engine.adapters.refusal import Refusal
-from lorax_serve.engine.adapters.tensor_file import load_tensors
+from lorax_serve.engine.adapters.tensor_file import read_layout, split_file
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 shapes = st.lists(st.integers(0, 5), max_size=3)
@@ -31,6 +31,12 @@ def files(draw: st.DrawFn) -> bytes:
         | st.dictionaries(st.text(max_size=4), st.text(max_size=4), min_size=1, max_size=1)
     )
     return safetensors.torch.save(tensors, metadata)
+
+
+def load_tensors(data: memoryview) -> dict[str, torch.Tensor]:
+    header, body = split_file(data)
+    layout = read_layout(header, len(body))
+    return layout.tensors(layout.runs(body))
 
 
 def ours(data: bytes) -> dict[str, torch.Tensor] | None:
