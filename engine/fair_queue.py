@@ -15,8 +15,10 @@ others admitted goes first once, and those that have are admitted by arrival.
 
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush
+from itertools import chain
 
 from lorax_serve.engine.sequence import Sequence
+from lorax_serve.ipc.types import AnyAdapterRef
 
 PROMPT_WEIGHT = 1  # of a prompt token that is computed
 OUTPUT_WEIGHT = 2  # of a token that is generated; the paper's ratio
@@ -102,6 +104,13 @@ class FairQueue:
         for fifos in self._fifos.values():
             for fifo in fifos.values():
                 yield from fifo
+
+    def adapters(self) -> Iterator[AnyAdapterRef]:
+        """Those that sequences wait for; some may come more than once."""
+        heads = (next(iter(fifo)) for fifos in self._fifos.values() for fifo in fifos.values())
+        for sequence in chain(self._resumed, heads):
+            if sequence.adapter is not None:
+                yield sequence.adapter
 
     def push(self, sequence: Sequence) -> None:
         """A new sequence arrives."""

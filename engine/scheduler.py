@@ -14,6 +14,7 @@ it is found to have ended: what the step in flight still writes, it writes befor
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +37,7 @@ class AdapterSource(Protocol):
     def acquire(self, ref: AnyAdapterRef) -> AdapterSlot | None: ...
     def release(self, slot: AdapterSlot) -> None: ...
     def cancel(self, ref: AnyAdapterRef) -> None: ...
+    def expect(self, refs: Iterable[AnyAdapterRef]) -> None: ...
     def stage(self, refs: list[AnyAdapterRef]) -> None: ...
 
 
@@ -195,7 +197,8 @@ class Scheduler:
         """
         rejections: list[Rejection] = []
         upcoming: dict[AnyAdapterRef, None] = {}
-        has_room = True
+        has_room = budget > 0 and len(self._running) < self._max_num_sequences
+        self._adapters.expect(self._waiting.adapters() if has_room else ())
         for sequence in self._waiting.candidates():
             has_room = has_room and budget > 0 and len(self._running) < self._max_num_sequences
             if not has_room and len(upcoming) >= _NUM_STAGED:

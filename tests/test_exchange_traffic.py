@@ -123,6 +123,29 @@ def test_a_quiet_tenants_wait_does_not_depend_on_the_noisy_ones_backlog(
     assert max(many) <= 2 * max(few) + 8
 
 
+@pytest.mark.parametrize("popularity", ["zipf", "uniform"])
+def test_a_burst_over_more_adapters_than_fit_takes_few_steps(
+    model: Decoder, refs: list[AdapterRef], popularity: str
+) -> None:
+    """Against what no order of serving could beat: places in a step, and places on the device."""
+    num_places, num_slots, num_tokens = 32, 8, 12
+    if popularity == "zipf":
+        picks = zipf_trace(NUM_ADAPTERS, 160)
+    else:
+        picks = random.Random(1).choices(range(NUM_ADAPTERS), k=160)
+    with engine(model, num_slots, NUM_ADAPTERS, max_num_sequences=num_places) as one:
+        for index in range(NUM_ADAPTERS):
+            one.submit(f"warm {index}", [1, 2], refs[index], num_tokens=1)
+        one.run(lambda: False)
+        before = one.num_steps
+        for index, adapter in enumerate(picks):
+            one.submit(str(index), PROMPT[:4], refs[adapter], num_tokens=num_tokens)
+        one.run(lambda: False)
+        num_steps = one.num_steps - before
+    least = num_tokens * max(len(picks) / num_places, len(set(picks)) / num_slots)
+    assert num_steps <= 1.35 * least, num_steps / least
+
+
 def test_weights_replaced_in_flight_never_mix(model: Decoder, tmp_path: Path) -> None:
     """The same name, new revision: who runs finishes on the old weights, newcomers get the new
     ones, and neither finds the other's prefix blocks."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from lorax_serve.engine.adapters.eviction import Resident, UseHistory
 from lorax_serve.engine.adapters.slab import PackedAdapter
 from lorax_serve.engine.adapters.slab_memory import SlabMemory
+from lorax_serve.engine.adapters.slab_space import Extent
 from lorax_serve.engine.adapters.slab_tier import OnEvicted, SlabTier, aligned
 
 # What a copy costs a request: a step passes before the adapter can be used, then the bytes.
@@ -25,6 +26,17 @@ class AdapterSlot(Resident):
     index: int  # what segments name; reused once the slot is evicted
 
 
+_Room = tuple[Extent, list[AdapterSlot]]  # and who was evicted for it
+
+
+@dataclass(frozen=True, slots=True)
+class _Reservation:
+    """A place for one adapter. Who lies there goes once its sequences have ended."""
+
+    extent: Extent
+    leaving: frozenset[AdapterSlot]  # nobody new may use these
+
+
 class AdapterPool:
     """Places packed adapters, evicting those of the least value that nobody pins."""
 
@@ -36,7 +48,7 @@ class AdapterPool:
         self._free_indices: list[int] = []  # below `_num_indices`, a heap
         self._num_indices = 0
         self._arriving: list[AdapterSlot] = []  # pinned until their bytes are there
-        self._draining: frozenset[AdapterSlot] = frozenset()
+        self._reservations: dict[str, _Reservation] = {}  # by the digest of whom they are for
         self._held: Counter[AdapterSlot] = Counter()  # each has a pin for as long as it is here
 
     @property
@@ -79,13 +91,14 @@ class AdapterPool:
     ) -> AdapterSlot | None:
         """Copy an adapter in, evicting unpinned ones if need be, but none of `keep`.
 
-        None when pins leave no room. The slot is pinned until its bytes have arrived.
+        It goes to the place reserved for it if no other is free. None when pins leave no room. The
+        slot is pinned until its bytes have arrived.
         """
         assert self.find(packed.digest) is None, "the adapter is already here"
-        is_full = len(self._tier) == self._memory.max_slots
-        room = self._tier.make_room(packed.num_bytes, keep=keep, must_evict=is_full)
+        room = self._room(packed.num_bytes, keep) or self._reserved_room(packed.digest)
         if room is None:
             return None
+        self.cancel_reservation(packed.digest)
         extent, evicted = room
         for slot in evicted:
             heapq.heappush(self._free_indices, slot.index)
@@ -129,6 +142,9 @@ class AdapterPool:
             return False
         self._tier.pin(slot)
         self._held[slot] += 1
+        # Whoever was to have its place would wait until it is unpinned.
+        for digest in [d for d, each in self._reservations.items() if slot in each.leaving]:
+            self.cancel_reservation(digest)
         return True
 
     def unhold(self, slot: AdapterSlot) -> None:
@@ -144,25 +160,70 @@ class AdapterPool:
         """Whether a slab of that size can be placed once nobody but operators pins anything."""
         return not self._held or self._tier.largest_hole(self._held) >= aligned(num_bytes)
 
-    def drain_for(self, num_bytes: int) -> None:
-        """Choose slots that nobody new may use, so that their room comes free."""
-        slots = self._tier.easiest_to_drain(num_bytes, staying=self._held)
-        others = [slot for slot in self._tier if slot not in self._held]
-        if not slots and others:  # bytes there are, but no slot to name them by
-            slots = [min(others, key=lambda slot: (slot.num_pins, slot.priority))]
-        self._draining = frozenset(slots)
+    def reserve(
+        self, digest: str, num_bytes: int, *, expected: Collection[AdapterSlot] = ()
+    ) -> None:
+        """Find the adapter a place that nobody else is given and nobody new may use, if there is
+        one: of all, that with the fewest slots of `expected`, then with the fewest pins.
 
-    def end_drain(self) -> None:
-        self._draining = frozenset()
+        At most a quarter of the bytes is reserved, but one place always.
+        """
+        if digest in self._reservations:
+            return
+        reserved = self._reserved_extents
+        num_reserved = sum(extent.size for extent in reserved)
+        if reserved and 4 * (num_reserved + num_bytes) > self.capacity_bytes:
+            return
+        staying = {*self._held, *self._draining}
+        place = self._tier.easiest_to_drain(
+            num_bytes, staying=staying, expected=expected, reserved=reserved
+        )
+        if place is None:
+            return
+        extent, leaving = place
+        others = [slot for slot in self._tier if slot not in staying]
+        if not leaving and others:  # bytes there are, but no slot to name them by
+            leaving = [min(others, key=lambda slot: (slot.num_pins, slot.priority))]
+        self._reservations[digest] = _Reservation(extent, frozenset(leaving))
+
+    def cancel_reservation(self, digest: str) -> None:
+        """The adapter needs no place any more."""
+        self._reservations.pop(digest, None)
 
     def is_draining(self, slot: AdapterSlot) -> bool:
+        """Whether somebody waits for the slot's place."""
         return slot in self._draining
 
     def check_integrity(self) -> None:
         """Assert that slots and extents are the same things, none overlapping another."""
         self._tier.check_integrity()
+        assert all(slot in self._tier for slot in self._draining)
         taken = sorted(slot.index for slot in self._tier)
         assert sorted([*taken, *self._free_indices]) == list(range(self._num_indices))
+
+    @property
+    def _draining(self) -> set[AdapterSlot]:
+        return {slot for each in self._reservations.values() for slot in each.leaving}
+
+    @property
+    def _reserved_extents(self) -> list[Extent]:
+        return [each.extent for each in self._reservations.values()]
+
+    def _room(self, num_bytes: int, keep: Collection[AdapterSlot]) -> _Room | None:
+        """A place that is not reserved."""
+        return self._tier.make_room(
+            num_bytes,
+            keep=self._draining.union(keep),
+            reserved=self._reserved_extents,
+            must_evict=len(self._tier) == self._memory.max_slots,
+        )
+
+    def _reserved_room(self, digest: str) -> _Room | None:
+        reservation = self._reservations.get(digest)
+        if reservation is None or any(slot.num_pins for slot in reservation.leaving):
+            return None
+        self._tier.evict(reservation.leaving)
+        return reservation.extent, list(reservation.leaving)
 
     def _take_index(self) -> int:
         """The lowest one that is free."""

@@ -4,17 +4,17 @@
                     ↘ failed                                     (device_pool.py)
 
 The exchange is asked for adapters in the order in which the scheduler would run their sequences,
-and that order is the only priority it knows. Whoever asks first takes the room that nobody pins.
-Where pins leave none, a place is *drained* for that one: no new sequence may use what lies there,
-and nobody else is given room until it has its own. Other resident adapters serve on meanwhile, but
-only so many sequences may pass. What was placed for a waiter stays until the waiter has had it, so
-that two cannot evict each other in turn.
+and that order is the only priority it knows. Whoever asks first takes the room that nobody pins or
+waits for. One that finds none is passed by others for a while, in which places mostly come free by
+themselves; then one is reserved for it: no new sequence may use what lies there, and nobody else is
+given the place. What was placed for a waiter stays until the waiter has had it, so that two cannot
+evict each other in turn.
 
 Failures are remembered until `cancel` says that nobody waits any more; so every waiter hears of
 one, and the next request after that tries again. All of this happens on the caller's one thread.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +36,7 @@ from lorax_serve.kernels.lora import LoraSite
 _MAX_KNOWN_REFS = 16384
 # Copies under way before nothing more is placed ahead of time: an urgent one would wait for them.
 _MAX_AHEAD = 2
-# How many may acquire other adapters while a place is drained, before all wait for the drain.
+# How many may acquire other adapters, before a place is reserved for one that found no room.
 _MAX_PASSING = 16
 
 
@@ -97,8 +97,10 @@ class AdapterExchange:
         self._staged: dict[AnyAdapterRef, HostSlab] = {}  # loaded for a waiter and not placed yet
         self._copying: dict[AdapterSlot, HostSlab] = {}  # what arriving slots are copied from
         self._promised: dict[AnyAdapterRef, AdapterSlot] = {}  # placed for a waiter
-        self._draining_for: AnyAdapterRef | None = None  # it is among the staged
-        self._num_passing = 0  # acquired by others since
+        # On the host and without room, by how many had acquired adapters when that was noticed.
+        self._without_room: dict[AnyAdapterRef, int] = {}
+        self._num_acquired = 0
+        self._expected: frozenset[AdapterSlot] = frozenset()
 
     @property
     def num_loading(self) -> int:
@@ -120,6 +122,12 @@ class AdapterExchange:
         if self._resident(ref) is None and self._on_host(ref) is None:
             self._load(ref)
 
+    def expect(self, refs: Iterable[AnyAdapterRef]) -> None:
+        """Somebody waits for each of these, until the next call: what is on the device stays there
+        while there is other room.
+        """
+        self._expected = frozenset(slot for ref in refs if (slot := self._resident(ref)))
+
     def stage(self, refs: Sequence[AnyAdapterRef]) -> None:
         """These are needed next, in this order: bring them as near as goes without harm.
 
@@ -133,8 +141,9 @@ class AdapterExchange:
             slot = self._resident(ref)
             if slot is None and self._on_host(ref) is None:
                 self._load(ref)  # it may have left the host while its requests were waiting
-            elif slot is None and self._draining_for is None and num_ahead < _MAX_AHEAD:
-                slot = self._place(ref, keep=kept)
+            elif slot is None and num_ahead < _MAX_AHEAD:
+                waits = ref in self._without_room
+                slot = self._place_for_waiter(ref, kept) if waits else self._place(ref, kept)
                 num_ahead += 1
             if slot is not None:
                 kept.append(slot)
@@ -155,8 +164,6 @@ class AdapterExchange:
                 self.tallies.loaded(load.digest, load.slab.packed.layout, load.seconds)
                 self._unstage(load.ref)
                 self._staged[load.ref] = load.slab
-        if self._draining_for is not None and self._resident(self._draining_for) is None:
-            self._place_for_waiter(self._draining_for)
 
     def acquire(self, ref: AnyAdapterRef) -> AdapterSlot | None:
         """The adapter's slot, pinned until `release`; None while it is on its way or lacks room.
@@ -172,12 +179,10 @@ class AdapterExchange:
             if self._on_host(ref) is None:
                 self._load(ref)
             return None
-        if not self.pool.is_ready(slot):
+        is_leaving = self.pool.is_draining(slot) and ref not in self._promised
+        if is_leaving or not self.pool.is_ready(slot):
             return None
-        if self._draining_for not in (None, ref) and ref not in self._promised:
-            if self.pool.is_draining(slot) or self._num_passing == _MAX_PASSING:
-                return None
-            self._num_passing += 1
+        self._num_acquired += 1
         self.pool.pin(slot)
         self._forget_waiter(ref)
         self._record_use(slot)
@@ -236,32 +241,33 @@ class AdapterExchange:
         if ref not in self._failed:
             self._loader.request(ref)
 
-    def _place_for_waiter(self, ref: AnyAdapterRef) -> AdapterSlot | None:
-        """Place the adapter and keep it there until it is acquired; or start a drain for it."""
+    def _place_for_waiter(
+        self, ref: AnyAdapterRef, keep: Sequence[AdapterSlot] = ()
+    ) -> AdapterSlot | None:
+        """Place the adapter and keep it there until it is acquired; or reserve a place, in time."""
         slab = self._on_host(ref)
-        if slab is None or self._draining_for not in (None, ref):
+        if slab is None:
             return None
-        slot = self._place(ref)
+        slot = self._resident(ref) or self._place(ref, keep)
         if slot is not None:
-            if self._draining_for == ref:
-                self._end_drain()
             self._break_promise(ref)
             self._promised[ref] = slot
             self.pool.pin(slot)
-        elif self._draining_for is None:
-            self._draining_for = ref
-            self._num_passing = 0
-            self.pool.drain_for(slab.packed.num_bytes)
-            self.store.pin(slab)
-            self._unstage(ref)
-            self._staged[ref] = slab
-        return slot
+            return slot
+        since = self._without_room.setdefault(ref, self._num_acquired)
+        if self._num_acquired - since >= _MAX_PASSING:
+            self.pool.reserve(slab.digest, slab.packed.num_bytes, expected=self._expected)
+            if self._staged.get(ref) is not slab:
+                self._unstage(ref)
+                self.store.pin(slab)
+                self._staged[ref] = slab
+        return None
 
     def _place(self, ref: AnyAdapterRef, keep: Sequence[AdapterSlot] = ()) -> AdapterSlot | None:
         """Copy the adapter from the host if there is room; it may be there under another name."""
         slab = self._on_host(ref)
         assert slab is not None, "the adapter is not on the host"
-        slot = self.pool.place(slab.packed, keep=keep)
+        slot = self.pool.place(slab.packed, keep=self._expected.union(keep))
         if slot is None:
             return None
         self.counts.num_copies += 1
@@ -269,6 +275,7 @@ class AdapterExchange:
             self.store.pin(slab)
             self._copying[slot] = slab
         self._unstage(ref)
+        self._without_room.pop(ref, None)
         return slot
 
     def _record_use(self, slot: AdapterSlot) -> None:
@@ -284,8 +291,8 @@ class AdapterExchange:
         self._loader.cancel(ref)
         self._break_promise(ref)
         self._unstage(ref)
-        if self._draining_for == ref:
-            self._end_drain()
+        if self._without_room.pop(ref, None) is not None:
+            self.pool.cancel_reservation(self._digests[ref])
 
     def _break_promise(self, ref: AnyAdapterRef) -> None:
         if ref in self._promised:
@@ -294,7 +301,3 @@ class AdapterExchange:
     def _unstage(self, ref: AnyAdapterRef) -> None:
         if ref in self._staged:
             self.store.unpin(self._staged.pop(ref))
-
-    def _end_drain(self) -> None:
-        self._draining_for = None
-        self.pool.end_drain()

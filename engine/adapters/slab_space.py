@@ -5,8 +5,9 @@ neighbouring gaps are one by nature and free plus used is always the capacity.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
+from heapq import merge
 from typing import NamedTuple
 
 
@@ -18,6 +19,9 @@ class Extent:
     @property
     def stop(self) -> int:
         return self.start + self.size
+
+    def overlaps(self, other: "Extent") -> bool:
+        return self.start < other.stop and other.start < self.stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +50,20 @@ class SlabSpace:
         del self._extents[index]
         self.used -= extent.size
 
-    def plan(self, size: int, values: Mapping[Extent, float]) -> Placement | None:
+    def plan(
+        self, size: int, values: Mapping[Extent, float], *, reserved: Collection[Extent] = ()
+    ) -> Placement | None:
         """A hole of `size`, made where it loses the least value.
 
-        `values` names the extents that may be evicted, and what each is worth, at least 0. Of all
+        `values` names the extents that may be evicted, and what each is worth, at least 0; none of
+        them reaches into a `reserved` one, and neither does the hole. Of all
         contiguous holes the one is taken whose evicted extents are worth the least together; of
         equal ones the one that evicts the fewest bytes, then the one with the lowest address.
         None when evicting all of them makes none. Takes one pass over the extents.
         """
         holes = (
             hole
-            for start, stop, inside in self._stretches(values)
+            for start, stop, inside in self._stretches(values, reserved)
             for hole in _holes(size, start, stop, inside, values)
         )
         best = min(holes, default=None)
@@ -86,17 +93,17 @@ class SlabSpace:
         assert self.used == sum(extent.size for extent in self._extents)
 
     def _stretches(
-        self, evictable: Mapping[Extent, float]
+        self, evictable: Mapping[Extent, float], reserved: Collection[Extent]
     ) -> Iterator[tuple[int, int, list[Extent]]]:
         """Maximal stretches, start and stop, of free bytes and evictable extents inside them."""
         start = 0
         inside: list[Extent] = []
-        for extent in self._extents:
+        for extent in merge(self._extents, sorted(reserved)):
             if extent in evictable:
                 inside.append(extent)
                 continue
             yield start, extent.start, inside
-            start, inside = extent.stop, []
+            start, inside = max(start, extent.stop), []
         yield start, self.capacity, inside
 
 

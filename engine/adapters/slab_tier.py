@@ -10,7 +10,8 @@ from lorax_serve.engine.adapters.eviction import GreedyDual, Resident, UseHistor
 from lorax_serve.engine.adapters.slab_space import Extent, SlabSpace
 
 ALIGNMENT = 256  # bytes; every slab starts at a multiple, as wide vector loads want it
-_PIN_VALUE = 1e9  # seconds; more than any resident is worth
+_PIN_VALUE = 1e6  # seconds; more than any resident is worth
+_EXPECTED_VALUE = 1e11  # more than any number of pins
 
 ResidentT = TypeVar("ResidentT", bound=Resident)
 
@@ -47,49 +48,71 @@ class SlabTier(Generic[ResidentT]):
         return self._by_digest.get(digest)
 
     def make_room(
-        self, num_bytes: int, *, keep: Collection[ResidentT] = (), must_evict: bool = False
+        self,
+        num_bytes: int,
+        *,
+        keep: Collection[ResidentT] = (),
+        reserved: Collection[Extent] = (),
+        must_evict: bool = False,
     ) -> tuple[Extent, list[ResidentT]] | None:
         """An extent for that many bytes, and who was evicted for it.
 
-        Whoever is pinned or in `keep` stays; of the others, those leave that lose the least value.
-        None, with nobody evicted, when there is no such hole. `must_evict`: at least one has to go.
+        Whoever is pinned or in `keep` stays, and so does what lies in `reserved` extents; of the
+        others, those leave that lose the least value. None, with nobody evicted, when there is no
+        such hole. `must_evict`: at least one has to go.
         """
         kept = frozenset(keep)
         evictable = [r for r in self if r.num_pins == 0 and r not in kept]
+        if reserved:
+            evictable = [r for r in evictable if not any(map(r.extent.overlaps, reserved))]
         if must_evict and not evictable:
             return None
         values = {r.extent: self._priorities.value(r) for r in evictable}
-        placement = self._space.plan(aligned(num_bytes), values)
+        placement = self._space.plan(aligned(num_bytes), values, reserved=reserved)
         if placement is None:
             return None
         leaving = [self._by_extent[extent] for extent in placement.evicted]
         if must_evict and not leaving:
             leaving = [min(evictable, key=lambda resident: resident.priority)]
+        self.evict(leaving)
+        return placement.extent, leaving
+
+    def evict(self, leaving: Collection[ResidentT]) -> None:
+        """These leave, for another's sake."""
         self._priorities.evicted(leaving)
         for resident in leaving:
             self.drop(resident)
             if self._on_evicted is not None:
                 self._on_evicted(resident.digest)
-        return placement.extent, leaving
 
     def largest_hole(self, staying: Iterable[ResidentT]) -> int:
         """Bytes of the largest slab that there would be room for beside `staying` alone."""
         return self._space.largest_hole({resident.extent for resident in staying})
 
     def easiest_to_drain(
-        self, num_bytes: int, *, staying: Collection[ResidentT] = ()
-    ) -> list[ResidentT]:
-        """Who lies in the hole of that size with the fewest pins; of equal ones, the least value.
+        self,
+        num_bytes: int,
+        *,
+        staying: Collection[ResidentT],
+        expected: Collection[ResidentT],
+        reserved: Collection[Extent],
+    ) -> tuple[Extent, list[ResidentT]] | None:
+        """The hole of that size with the fewest of `expected` in it, of equal ones with the fewest
+        pins, then with the least value; and who lies in it: nobody of `staying`.
 
-        Nobody of `staying`. Empty when that leaves no such hole.
+        None when there is no such hole outside `reserved` extents.
         """
         values = {
-            resident.extent: resident.num_pins * _PIN_VALUE + self._priorities.value(resident)
+            resident.extent: (resident in expected) * _EXPECTED_VALUE
+            + resident.num_pins * _PIN_VALUE
+            + self._priorities.value(resident)
             for resident in self
-            if resident not in staying
+            if resident not in staying and not any(map(resident.extent.overlaps, reserved))
         }
-        placement = self._space.plan(aligned(num_bytes), values)
-        return [self._by_extent[e] for e in placement.evicted] if placement is not None else []
+        placement = self._space.plan(aligned(num_bytes), values, reserved=reserved)
+        if placement is None:
+            return None
+        return placement.extent, [self._by_extent[extent] for extent in placement.evicted]
 
     def add(self, resident: ResidentT) -> None:
         assert resident.digest not in self._by_digest, "the adapter is already here"

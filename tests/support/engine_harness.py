@@ -1,5 +1,6 @@
 """An EngineCore whose link, adapters and model are fakes, driven step by step."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fake_runner import VOCAB_SIZE, FakeRunner, next_token
@@ -74,6 +75,7 @@ class FakeAdapters:
     num_arriving: int = 0
     draining: FakeSlot | None = None
     staged: list[AdapterRef] = field(default_factory=list)
+    expected: set[AdapterRef] = field(default_factory=set)
 
     def prefetch(self, ref: AdapterRef) -> None:
         if ref not in self.resident:
@@ -121,6 +123,9 @@ class FakeAdapters:
 
     def stage(self, refs: list[AdapterRef]) -> None:
         self.staged = refs
+
+    def expect(self, refs: Iterable[AdapterRef]) -> None:
+        self.expected = set(refs)
 
 
 class Harness:

@@ -134,7 +134,7 @@ def test_use_after_eviction_is_caught() -> None:
 
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["place", "place", "place", "pin", "unpin"]),
+        st.sampled_from(["place", "place", "place", "pin", "unpin", "reserve", "cancel"]),
         st.integers(0, 11),
         st.integers(1, 5),
     ),
@@ -156,11 +156,24 @@ def test_any_traffic_keeps_the_ledger_and_the_bytes(
         slot = pool.find(digest)
         if action == "place" and slot is None:
             packed = blank(digest, num_units)
-            holes = hole_sizes(pool, {s.extent for s in pinned.values()})
-            placed = pool.place(packed)
+            own = pool._reservations.get(digest)
+            others = [each for each in pool._reservations.values() if each is not own]
+            walls = {s.extent for s in pinned.values()}
+            for each in others:
+                walls |= {each.extent, *(slot.extent for slot in each.leaving)}
+            if own is not None:  # it may have its reserved place, or another one
+                packed = blank(digest, own.extent.size // ALIGNMENT)
+                num_units = packed.num_bytes // ALIGNMENT
             # Placing succeeds exactly when evicting what is unpinned can make a hole.
-            assert (placed is not None) == (num_units * ALIGNMENT <= max(holes))
+            has_hole = num_units * ALIGNMENT <= max(hole_sizes(pool, walls))
+            placed = pool.place(packed)
+            assert (placed is not None) == has_hole
+            assert own is None or placed is None or digest not in pool._reservations
             contents[digest] = packed
+        elif action == "reserve" and slot is None:
+            pool.reserve(digest, num_units * ALIGNMENT)
+        elif action == "cancel":
+            pool.cancel_reservation(digest)
         elif action == "pin" and slot is not None:
             pool.pin(slot)
             pinned[digest] = slot
@@ -197,8 +210,9 @@ def hole_sizes(pool: AdapterPool, kept: set[Extent]) -> list[int]:
     worths=st.lists(st.integers(0, 5), min_size=8, max_size=8),
     size=st.integers(1, 12),
     kept=st.sets(st.integers(0, 7), max_size=3),
+    reserved=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 4)), max_size=2),
 )
-def test_a_plan_is_the_hole_that_loses_least(sizes, gaps, worths, size, kept) -> None:  # type: ignore[no-untyped-def]
+def test_a_plan_is_the_hole_that_loses_least(sizes, gaps, worths, size, kept, reserved) -> None:  # type: ignore[no-untyped-def]
     """Against brute force over every address."""
     extents, end = [], 0
     for gap, each in zip(gaps, sizes, strict=False):
@@ -207,13 +221,19 @@ def test_a_plan_is_the_hole_that_loses_least(sizes, gaps, worths, size, kept) ->
     space = SlabSpace(end + 1)
     for extent in extents:
         space.take(extent)
-    values = {e: float(worths[i]) for i, e in enumerate(extents) if i not in kept}
+    barred = [Extent(start, num) for start, num in reserved if start + num <= space.capacity]
+    values = {
+        e: float(worths[i])
+        for i, e in enumerate(extents)
+        if i not in kept and not any(e.start < r.stop and r.start < e.stop for r in barred)
+    }
     holes = []
     for start in range(space.capacity - size + 1):
         hit = [e for e in extents if e.start < start + size and e.stop > start]
-        if all(e in values for e in hit):
+        is_barred = any(r.start < start + size and r.stop > start for r in barred)
+        if not is_barred and all(e in values for e in hit):
             holes.append((sum(values[e] for e in hit), sum(e.size for e in hit)))
-    plan = space.plan(size, values)
+    plan = space.plan(size, values, reserved=barred)
     assert (plan is None) == (not holes)
     if plan is not None:
         evicted = plan.evicted
@@ -232,19 +252,54 @@ def test_what_is_needed_sooner_is_not_evicted_for_what_is_needed_later() -> None
     assert pool.place(blank("two", 2), keep=[sooner]) is None
 
 
-def test_a_drain_takes_the_place_with_the_fewest_pins() -> None:
+def test_a_place_is_reserved_where_the_fewest_pins_are() -> None:
     pool = new_pool(4 * ALIGNMENT)
     slots = {digest: place(pool, digest) for digest in "abcd"}
     for digest in "aabcddd":
         pool.pin(slots[digest])
-    pool.drain_for(2 * ALIGNMENT)
+    pool.reserve("two", 2 * ALIGNMENT)
     assert [d for d in "abcd" if pool.is_draining(slots[d])] == ["b", "c"]
     pool.unpin(slots["b"])
     assert pool.place(blank("two", 2)) is None
+    assert pool.place(blank("one", 1)) is None, "b's place is reserved"
     pool.unpin(slots["c"])
     assert pool.place(blank("two", 2)) is not None
-    pool.end_drain()
     assert not any(pool.is_draining(slot) for slot in slots.values())
+
+
+def test_a_place_that_others_wait_for_is_reserved_last() -> None:
+    pool = new_pool(2 * ALIGNMENT)
+    slots = {digest: place(pool, digest) for digest in "ab"}
+    for digest in "abb":
+        pool.pin(slots[digest])
+    pool.reserve("c", ALIGNMENT, expected=[slots["a"]])
+    assert not pool.is_draining(slots["a"]) and pool.is_draining(slots["b"])
+
+
+def test_at_most_a_quarter_is_reserved_but_one_place_always() -> None:
+    pool = new_pool(8 * ALIGNMENT)
+    slots = {digest: place(pool, digest) for digest in "abcdefgh"}
+    for slot in slots.values():
+        pool.pin(slot)
+    for number in range(4):
+        pool.reserve(str(number), ALIGNMENT)
+    assert sum(pool.is_draining(slot) for slot in slots.values()) == 2
+    for number in range(4):
+        pool.cancel_reservation(str(number))
+    pool.reserve("large", 5 * ALIGNMENT)
+    assert sum(pool.is_draining(slot) for slot in slots.values()) == 5
+
+
+def test_who_is_pinned_for_an_operator_is_waited_for_no_more() -> None:
+    pool = new_pool(4 * ALIGNMENT)
+    slots = {digest: place(pool, digest) for digest in "abcd"}
+    for digest in "abbccdd":
+        pool.pin(slots[digest])
+    pool.reserve("e", ALIGNMENT)
+    assert pool.is_draining(slots["a"])
+    assert pool.hold(slots["a"])
+    pool.reserve("e", ALIGNMENT)
+    assert not pool.is_draining(slots["a"]) and pool.is_draining(slots["b"])
 
 
 def test_a_delta_adds_each_segments_own_adapter() -> None:
@@ -337,6 +392,9 @@ def test_no_more_slots_than_the_memory_can_name() -> None:
     pool.pin(third)
     assert pool.place(blank("d", 1)) is None
     pool.pin(second)
-    pool.drain_for(ALIGNMENT)
+    pool.reserve("d", ALIGNMENT)
     assert pool.is_draining(third) and not pool.is_draining(second)
+    pool.unpin(third)
+    assert pool.place(blank("e", 1)) is None
+    assert pool.place(blank("d", 1)) is not None
     pool.check_integrity()
