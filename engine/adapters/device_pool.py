@@ -5,7 +5,7 @@ Used by the engine's loop alone, so nothing here locks.
 
 import heapq
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Set
 from dataclasses import dataclass
 
 from lorax_serve.engine.adapters.eviction import Resident, UseHistory
@@ -78,6 +78,10 @@ class AdapterPool:
         """Whether a step may use the slot, now that `poll` has been called."""
         return slot not in self._arriving
 
+    def order_steps_after(self, slot: AdapterSlot) -> None:
+        """Steps launched from now on may use the slot: on the device they wait for its bytes."""
+        self._memory.order_steps_after(slot.index)
+
     def poll(self) -> list[AdapterSlot]:
         """The slots whose copies have been done since the last call. Never blocks."""
         arrived = [slot for slot in self._arriving if self._memory.is_written(slot.index)]
@@ -86,10 +90,8 @@ class AdapterPool:
             self._tier.unpin(slot)
         return arrived
 
-    def place(
-        self, packed: PackedAdapter, *, keep: Collection[AdapterSlot] = ()
-    ) -> AdapterSlot | None:
-        """Copy an adapter in, evicting unpinned ones if need be, but none of `keep`.
+    def place(self, packed: PackedAdapter, *, keep: Set[str] = frozenset()) -> AdapterSlot | None:
+        """Copy an adapter in, evicting unpinned ones if need be, but no digest of `keep`.
 
         It goes to the place reserved for it if no other is free. None when pins leave no room. The
         slot is pinned until its bytes have arrived.
@@ -160,11 +162,9 @@ class AdapterPool:
         """Whether a slab of that size can be placed once nobody but operators pins anything."""
         return not self._held or self._tier.largest_hole(self._held) >= aligned(num_bytes)
 
-    def reserve(
-        self, digest: str, num_bytes: int, *, expected: Collection[AdapterSlot] = ()
-    ) -> None:
+    def reserve(self, digest: str, num_bytes: int, *, expected: Set[str] = frozenset()) -> None:
         """Find the adapter a place that nobody else is given and nobody new may use, if there is
-        one: of all, that with the fewest slots of `expected`, then with the fewest pins.
+        one: of all, that with the fewest digests of `expected`, then with the fewest pins.
 
         At most a quarter of the bytes is reserved, but one place always.
         """
@@ -185,6 +185,10 @@ class AdapterPool:
         if not leaving and others:  # bytes there are, but no slot to name them by
             leaving = [min(others, key=lambda slot: (slot.num_pins, slot.priority))]
         self._reservations[digest] = _Reservation(extent, frozenset(leaving))
+
+    def has_reserved(self, digest: str) -> bool:
+        """Whether a place is reserved for the adapter."""
+        return digest in self._reservations
 
     def cancel_reservation(self, digest: str) -> None:
         """The adapter needs no place any more."""
@@ -209,11 +213,11 @@ class AdapterPool:
     def _reserved_extents(self) -> list[Extent]:
         return [each.extent for each in self._reservations.values()]
 
-    def _room(self, num_bytes: int, keep: Collection[AdapterSlot]) -> _Room | None:
+    def _room(self, num_bytes: int, keep: Set[str]) -> _Room | None:
         """A place that is not reserved."""
         return self._tier.make_room(
             num_bytes,
-            keep=self._draining.union(keep),
+            keep=keep | {slot.digest for slot in self._draining},
             reserved=self._reserved_extents,
             must_evict=len(self._tier) == self._memory.max_slots,
         )

@@ -14,7 +14,8 @@ Failures are remembered until `cancel` says that nobody waits any more; so every
 one, and the next request after that tries again. All of this happens on the caller's one thread.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,7 @@ from lorax_serve.kernels.lora import LoraSite
 # Digests by ref that are remembered. Forgetting one costs no more than reading it again.
 _MAX_KNOWN_REFS = 16384
 # Copies under way before nothing more is placed ahead of time: an urgent one would wait for them.
-_MAX_AHEAD = 2
+_MAX_AHEAD = 4
 # How many may acquire other adapters, before a place is reserved for one that found no room.
 _MAX_PASSING = 16
 
@@ -100,7 +101,8 @@ class AdapterExchange:
         # On the host and without room, by how many had acquired adapters when that was noticed.
         self._without_room: dict[AnyAdapterRef, int] = {}
         self._num_acquired = 0
-        self._expected: frozenset[AdapterSlot] = frozenset()
+        self._expected: frozenset[str] = frozenset()  # digests
+        self._bytes_without_room = math.inf  # from so many on, none has found room lately
 
     @property
     def num_loading(self) -> int:
@@ -123,10 +125,11 @@ class AdapterExchange:
             self._load(ref)
 
     def expect(self, refs: Iterable[AnyAdapterRef]) -> None:
-        """Somebody waits for each of these, until the next call: what is on the device stays there
-        while there is other room.
+        """A round of asking begins. Somebody waits for each of these, until the next round: what is
+        on the device stays there while there is other room.
         """
-        self._expected = frozenset(slot for ref in refs if (slot := self._resident(ref)))
+        self._room_may_have_changed()
+        self._expected = frozenset(digest for ref in refs if (digest := self._digests.get(ref)))
 
     def stage(self, refs: Sequence[AnyAdapterRef]) -> None:
         """These are needed next, in this order: bring them as near as goes without harm.
@@ -134,8 +137,8 @@ class AdapterExchange:
         None is evicted for a later one, and nothing leaves the device that is pinned.
         """
         self._loader.prefer(refs)
-        self.store.keep([slab for ref in refs if (slab := self._on_host(ref)) is not None])
-        kept: list[AdapterSlot] = []
+        self.store.keep({slab.digest for ref in refs if (slab := self._on_host(ref)) is not None})
+        kept = set(self._expected)
         num_ahead = self.num_arriving
         for ref in refs:
             slot = self._resident(ref)
@@ -146,10 +149,11 @@ class AdapterExchange:
                 slot = self._place_for_waiter(ref, kept) if waits else self._place(ref, kept)
                 num_ahead += 1
             if slot is not None:
-                kept.append(slot)
+                kept.add(slot.digest)
 
     def poll(self) -> None:
         """Take over what threads and copies have finished. Never blocks."""
+        self._room_may_have_changed()
         for slot in self.pool.poll():
             source = self._copying.pop(slot, None)
             if source is not None:
@@ -165,12 +169,14 @@ class AdapterExchange:
                 self._unstage(load.ref)
                 self._staged[load.ref] = load.slab
 
-    def acquire(self, ref: AnyAdapterRef) -> AdapterSlot | None:
+    def acquire(self, ref: AnyAdapterRef, *, even_arriving: bool = False) -> AdapterSlot | None:
         """The adapter's slot, pinned until `release`; None while it is on its way or lacks room.
 
+        `even_arriving`: one that is being copied will do, for all that the caller launches next may
+        wait for it on the device.
         Raises RequestError if it could not be loaded, or if operators' pins leave no room for it.
         """
-        slot = self._resident(ref) or self._place_for_waiter(ref)
+        slot = self._resident(ref) or self._place_for_waiter(ref, self._expected)
         if slot is None:
             self._check_room(ref)
             if ref in self._failed:
@@ -179,9 +185,12 @@ class AdapterExchange:
             if self._on_host(ref) is None:
                 self._load(ref)
             return None
-        is_leaving = self.pool.is_draining(slot) and ref not in self._promised
-        if is_leaving or not self.pool.is_ready(slot):
+        if self.pool.is_draining(slot) and ref not in self._promised:
             return None
+        if not self.pool.is_ready(slot):
+            if not even_arriving:
+                return None
+            self.pool.order_steps_after(slot)
         self._num_acquired += 1
         self.pool.pin(slot)
         self._forget_waiter(ref)
@@ -207,6 +216,7 @@ class AdapterExchange:
 
     def release(self, slot: AdapterSlot) -> None:
         self.pool.unpin(slot)
+        self._room_may_have_changed()
 
     def cancel(self, ref: AnyAdapterRef) -> None:
         """Nobody waits for the adapter any more: stop loading it, forget its failure."""
@@ -241,9 +251,7 @@ class AdapterExchange:
         if ref not in self._failed:
             self._loader.request(ref)
 
-    def _place_for_waiter(
-        self, ref: AnyAdapterRef, keep: Sequence[AdapterSlot] = ()
-    ) -> AdapterSlot | None:
+    def _place_for_waiter(self, ref: AnyAdapterRef, keep: Set[str]) -> AdapterSlot | None:
         """Place the adapter and keep it there until it is acquired; or reserve a place, in time."""
         slab = self._on_host(ref)
         if slab is None:
@@ -263,12 +271,16 @@ class AdapterExchange:
                 self._staged[ref] = slab
         return None
 
-    def _place(self, ref: AnyAdapterRef, keep: Sequence[AdapterSlot] = ()) -> AdapterSlot | None:
+    def _place(self, ref: AnyAdapterRef, keep: Set[str]) -> AdapterSlot | None:
         """Copy the adapter from the host if there is room; it may be there under another name."""
         slab = self._on_host(ref)
         assert slab is not None, "the adapter is not on the host"
-        slot = self.pool.place(slab.packed, keep=self._expected.union(keep))
+        num_bytes = slab.packed.num_bytes
+        if num_bytes >= self._bytes_without_room and not self.pool.has_reserved(slab.digest):
+            return None
+        slot = self.pool.place(slab.packed, keep=keep)
         if slot is None:
+            self._bytes_without_room = min(num_bytes, self._bytes_without_room)
             return None
         self.counts.num_copies += 1
         if not self.pool.is_ready(slot):
@@ -294,9 +306,13 @@ class AdapterExchange:
         if self._without_room.pop(ref, None) is not None:
             self.pool.cancel_reservation(self._digests[ref])
 
+    def _room_may_have_changed(self) -> None:
+        self._bytes_without_room = math.inf
+
     def _break_promise(self, ref: AnyAdapterRef) -> None:
         if ref in self._promised:
             self.pool.unpin(self._promised.pop(ref))
+            self._room_may_have_changed()
 
     def _unstage(self, ref: AnyAdapterRef) -> None:
         if ref in self._staged:

@@ -36,7 +36,7 @@ class HostStore:
         """`buffer` is [num_elements], of the type slabs have on the device."""
         self._buffer = buffer
         self._tier: SlabTier[HostSlab] = SlabTier(buffer.nbytes, history, on_evicted)
-        self._kept: Collection[HostSlab] = ()
+        self._kept: Collection[str] = ()
 
     @property
     def capacity_bytes(self) -> int:
@@ -62,9 +62,9 @@ class HostStore:
         slab = self._tier.find(digest)
         return slab is not None and not slab.is_filled
 
-    def keep(self, slabs: Collection[HostSlab]) -> None:
+    def keep(self, digests: Collection[str]) -> None:
         """Evict none of these until the next call."""
-        self._kept = slabs
+        self._kept = digests
 
     def reserve(self, digest: str, layout: SlabLayout, *, read_seconds: float) -> HostSlab | None:
         """Room for an adapter, pinned, to be filled and then `publish`ed or `discard`ed.

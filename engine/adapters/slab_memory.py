@@ -28,7 +28,13 @@ class SlabMemory(Protocol):
         """
 
     def is_written(self, index: int) -> bool:
-        """Whether the slot's copy is done: only then may a step use it. Never blocks."""
+        """Whether the slot's copy is done: then any step may use it. Never blocks."""
+
+    def order_steps_after(self, index: int) -> None:
+        """Have the device run no step launched from now on before the slot's copy is done.
+
+        Does not block, but every sequence of those steps waits with it.
+        """
 
 
 class TorchSlabs:
@@ -62,6 +68,9 @@ class TorchSlabs:
 
     def is_written(self, index: int) -> bool:
         return index in self._weights
+
+    def order_steps_after(self, index: int) -> None:
+        assert self.is_written(index), "copies are done at once"
 
     def weights_of(self, index: int) -> tuple[SiteWeights | None, ...]:
         """A slot's matrices by site: views into the buffer."""

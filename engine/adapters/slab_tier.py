@@ -51,18 +51,17 @@ class SlabTier(Generic[ResidentT]):
         self,
         num_bytes: int,
         *,
-        keep: Collection[ResidentT] = (),
+        keep: Collection[str] = (),
         reserved: Collection[Extent] = (),
         must_evict: bool = False,
     ) -> tuple[Extent, list[ResidentT]] | None:
         """An extent for that many bytes, and who was evicted for it.
 
-        Whoever is pinned or in `keep` stays, and so does what lies in `reserved` extents; of the
-        others, those leave that lose the least value. None, with nobody evicted, when there is no
-        such hole. `must_evict`: at least one has to go.
+        Whoever is pinned or has a digest in `keep` stays, and so does what lies in `reserved`
+        extents; of the others, those leave that lose the least value. None, with nobody evicted,
+        when there is no such hole. `must_evict`: at least one has to go.
         """
-        kept = frozenset(keep)
-        evictable = [r for r in self if r.num_pins == 0 and r not in kept]
+        evictable = [r for r in self if r.num_pins == 0 and r.digest not in keep]
         if reserved:
             evictable = [r for r in evictable if not any(map(r.extent.overlaps, reserved))]
         if must_evict and not evictable:
@@ -94,16 +93,16 @@ class SlabTier(Generic[ResidentT]):
         num_bytes: int,
         *,
         staying: Collection[ResidentT],
-        expected: Collection[ResidentT],
+        expected: Collection[str],
         reserved: Collection[Extent],
     ) -> tuple[Extent, list[ResidentT]] | None:
-        """The hole of that size with the fewest of `expected` in it, of equal ones with the fewest
-        pins, then with the least value; and who lies in it: nobody of `staying`.
+        """The hole of that size with the fewest of the digests `expected` in it, of equal ones with
+        the fewest pins, then with the least value; and who lies in it: nobody of `staying`.
 
         None when there is no such hole outside `reserved` extents.
         """
         values = {
-            resident.extent: (resident in expected) * _EXPECTED_VALUE
+            resident.extent: (resident.digest in expected) * _EXPECTED_VALUE
             + resident.num_pins * _PIN_VALUE
             + self._priorities.value(resident)
             for resident in self

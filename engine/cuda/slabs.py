@@ -78,6 +78,11 @@ class CudaSlabs:
         del self._copies[index]
         return True
 
+    def order_steps_after(self, index: int) -> None:
+        copy = self._copies.get(index)
+        if copy is not None:
+            torch.cuda.current_stream(self._device).wait_event(copy.done)
+
     def max_ranks(self, slots: Collection[int]) -> int:
         """The most ranks any of these slots has at one site. At least one slot."""
         return max(self._max_ranks[slot] for slot in slots)

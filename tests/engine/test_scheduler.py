@@ -93,6 +93,21 @@ def test_a_request_whose_adapter_is_loading_steps_aside(overlaps: bool) -> None:
     assert harness.tokens("cold") == expected_tokens(PROMPT, 4, adapter="a")
 
 
+def test_only_a_lone_request_starts_before_its_adapter_has_arrived(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps)
+    harness.generate(request("first", [1, 2], adapter="a", max_new_tokens=8))
+    for _ in range(5):
+        harness.step()
+    harness.generate(request("second", [1, 2], adapter="b"))
+    harness.step()
+    asked = set(harness.adapters.asked_even_arriving)
+    assert asked == {("a", True), ("b", False)}
+    harness.run_until_idle()
+    harness.generate(request("third", [1, 2], adapter="c"))
+    harness.step()
+    assert harness.adapters.asked_even_arriving[-1] == ("c", True)
+
+
 def test_a_stream_of_younger_adapters_cannot_starve_the_oldest(overlaps: bool) -> None:
     harness = Harness(overlaps=overlaps, adapters=FakeAdapters(capacity=1, delay=1))
     harness.generate(request("hot 0", [1], adapter="hot", max_new_tokens=6))

@@ -76,6 +76,7 @@ class FakeAdapters:
     draining: FakeSlot | None = None
     staged: list[AdapterRef] = field(default_factory=list)
     expected: set[AdapterRef] = field(default_factory=set)
+    asked_even_arriving: list[tuple[str, bool]] = field(default_factory=list)
 
     def prefetch(self, ref: AdapterRef) -> None:
         if ref not in self.resident:
@@ -102,7 +103,8 @@ class FakeAdapters:
             self.draining = min(self.resident.values(), key=lambda slot: slot.num_pins)
         return False
 
-    def acquire(self, ref: AdapterRef) -> FakeSlot | None:
+    def acquire(self, ref: AdapterRef, *, even_arriving: bool) -> FakeSlot | None:
+        self.asked_even_arriving.append((ref.name, even_arriving))
         if ref.name in self.broken and self.loading.get(ref) == 0:
             raise RequestError(ErrorCode.ADAPTER_CORRUPT, f"Adapter {ref.name!r} is broken.")
         slot = self.resident.get(ref)

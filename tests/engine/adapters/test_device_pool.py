@@ -247,9 +247,9 @@ def test_a_plan_is_the_hole_that_loses_least(sizes, gaps, worths, size, kept, re
 def test_what_is_needed_sooner_is_not_evicted_for_what_is_needed_later() -> None:
     pool = new_pool(2 * ALIGNMENT)
     sooner, other = place(pool, "sooner"), place(pool, "other")
-    assert pool.place(blank("later", 1), keep=[sooner]) is not None
+    assert pool.place(blank("later", 1), keep={sooner.digest}) is not None
     assert pool.find("sooner") is sooner and pool.find("other") is not other
-    assert pool.place(blank("two", 2), keep=[sooner]) is None
+    assert pool.place(blank("two", 2), keep={sooner.digest}) is None
 
 
 def test_a_place_is_reserved_where_the_fewest_pins_are() -> None:
@@ -272,7 +272,7 @@ def test_a_place_that_others_wait_for_is_reserved_last() -> None:
     slots = {digest: place(pool, digest) for digest in "ab"}
     for digest in "abb":
         pool.pin(slots[digest])
-    pool.reserve("c", ALIGNMENT, expected=[slots["a"]])
+    pool.reserve("c", ALIGNMENT, expected={"a"})
     assert not pool.is_draining(slots["a"]) and pool.is_draining(slots["b"])
 
 

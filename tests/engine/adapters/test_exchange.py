@@ -73,6 +73,22 @@ def test_a_hundred_prefetches_are_one_read(
     assert reader.counts == {"a": 1}
 
 
+def test_whoever_may_wait_on_the_device_is_lent_what_is_arriving(
+    originals: Path, folders: Path
+) -> None:
+    bench = Bench(capacity_bytes=2 * adapter_bytes(originals), copy_delay=1000)
+    ref = adapter_ref(folders / "a")
+    bench.exchange.prefetch(ref)
+    bench.until(lambda: bench.exchange.num_waiting_for_room == 1)
+    assert bench.exchange.acquire(ref) is None and bench.exchange.num_arriving == 1
+    slot = bench.exchange.acquire(ref, even_arriving=True)
+    assert slot is not None and not bench.pool.is_ready(slot)
+    assert_holds(bench.memory, slot, folders / "a")
+    bench.exchange.release(slot)
+    bench.assert_nothing_held()
+    bench.exchange.close()
+
+
 def test_what_was_evicted_comes_back_without_a_second_read(bench: Bench, folders: Path) -> None:
     for name in ("a", "b", "c"):
         bench.use(adapter_ref(folders / name))
