@@ -18,7 +18,7 @@ from heapq import heapify, heappop, heappush
 from itertools import chain
 
 from lorax_serve.engine.sequence import Sequence
-from lorax_serve.ipc.types import AnyAdapterRef
+from lorax_serve.ipc.types import AnyAdapterRef, MergedAdapters
 
 PROMPT_WEIGHT = 1  # of a prompt token that is computed
 OUTPUT_WEIGHT = 2  # of a token that is generated; the paper's ratio
@@ -212,5 +212,13 @@ _TenantEntry = tuple[_Turn, str, list[_AdapterEntry]]
 
 
 def _client(sequence: Sequence) -> tuple[str, str]:
-    """Tenant and adapter; the base model is an adapter without a name."""
-    return sequence.tenant, "" if sequence.adapter is None else sequence.adapter.name
+    """Tenant and adapter: by the folder its files are in, as an adapter may have many names."""
+    return sequence.tenant, _adapter(sequence.adapter)
+
+
+def _adapter(ref: AnyAdapterRef | None) -> str:
+    if ref is None:
+        return ""  # the base model
+    if isinstance(ref, MergedAdapters):
+        return "\n".join(part.path for part in ref.parts)
+    return ref.path

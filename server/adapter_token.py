@@ -31,6 +31,10 @@ def header_token(request: web.Request) -> str | None:
     own = request.headers.get(_HEADER, "")
     if _TOKEN.fullmatch(own):
         return own
-    if not request.app[SERVICE].bearer_is_adapter_token:
+    service = request.app[SERVICE]
+    if not service.bearer_is_adapter_token:
+        return None
+    # The operator's key is this server's own: no source may learn it.
+    if service.admin_key is not None and service.admin_key.is_presented_by(request):
         return None
     return bearer(request)

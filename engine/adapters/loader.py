@@ -230,7 +230,8 @@ class AdapterLoader:
         def work() -> float:
             started = time.monotonic()
             fill_slab(slab.packed.slab, adapter.weights, self._sites, adapter.layout)
-            log.info("adapter_loaded", adapter=ref.name, num_bytes=slab.packed.num_bytes)
+            # By its digest: a private adapter's name is nobody else's business.
+            log.info("adapter_loaded", digest=slab.digest[:12], num_bytes=slab.packed.num_bytes)
             return adapter.seconds + time.monotonic() - started
 
         self._finish(ref, work)

@@ -181,7 +181,7 @@ def _report(merge: MergedAdapters, merged: Mapping[str, LowRank]) -> None:
     say = log.warning if cut else log.info
     say(
         "adapters_merged_approximately" if cut else "adapters_merged",
-        adapters=[part.name for part in merge.parts],
+        num_adapters=len(merge.parts),
         strategy=merge.strategy.value,
         max_rank=max(each.rank for each in merged.values()),
         relative_residual=worst,

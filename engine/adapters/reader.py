@@ -13,12 +13,15 @@ from lorax_serve.engine.adapters.blueprint import Blueprints
 from lorax_serve.engine.adapters.format import read_adapter
 from lorax_serve.engine.adapters.matrices import BaseWeight
 from lorax_serve.engine.adapters.merge import read_merged
+from lorax_serve.engine.adapters.refusal import shown
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import AdapterRejected
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
 from lorax_serve.kernels.lora import LoraSite
 
 log = structlog.get_logger(__name__)
+
+_MAX_SHOWN_FIELDS = 5  # whoever wrote the config chose their number and their names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +52,9 @@ class AdapterReader:
         if weights.unknown_config_fields:
             log.warning(
                 "adapter_config_fields_not_understood",
-                adapter=ref.name,
-                fields=weights.unknown_config_fields,
+                digest=weights.digest[:12],
+                fields=[shown(name) for name in weights.unknown_config_fields[:_MAX_SHOWN_FIELDS]],
+                num_fields=len(weights.unknown_config_fields),
             )
         return weights
 

@@ -15,7 +15,7 @@ import structlog
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.sources.source import RemoteAdapter, SourceCorrupt
-from lorax_serve.server.store.content import folder_bytes, folder_digest
+from lorax_serve.server.store.content import folder_bytes, folder_digest, folder_stamp
 from lorax_serve.server.store.folders import StoreFolders
 from lorax_serve.server.store.incoming import Fetch, Incoming
 from lorax_serve.server.store.lease import Entry, Lease
@@ -33,7 +33,7 @@ class AdapterStore:
         self._folders = StoreFolders(root)
         found = sorted(self._folders.entries(), key=lambda entry: entry[2])
         self._entries = OrderedDict(  # the least recently used first
-            (digest, Entry(digest, self._folders.entry(digest), num_bytes, verified=False))
+            (digest, Entry(digest, self._folders.entry(digest), num_bytes))
             for digest, num_bytes, _ in found
         )
         self._names = KnownNames(self._folders.names, self._entries)
@@ -91,7 +91,7 @@ class AdapterStore:
             raise
         lease.release()
         async with self._changing:
-            await self._remove(entry)
+            await self._discard(entry)
         return None
 
     async def receive(self, adapter_id: str, adapter: RemoteAdapter, fetch: Fetch) -> Lease:
@@ -155,30 +155,38 @@ class AdapterStore:
         return False
 
     async def _remove(self, entry: Entry) -> None:
-        if self._entries.get(entry.digest) is not entry or entry.num_leases:
+        if not entry.num_leases:
+            await self._discard(entry)
+
+    async def _discard(self, entry: Entry) -> None:
+        """Without regard to leases: nobody is served by bytes that are not what they should be."""
+        if self._entries.get(entry.digest) is not entry:
             return
         del self._entries[entry.digest]
         self._names.forget_entry(entry.digest)
         await run_whole(self._folders.delete, entry.path)
 
     async def _is_whole(self, entry: Entry) -> bool:
-        """Whether the bytes are there, and are what they should be; the latter is found out once
-        in the life of a process.
+        """Whether the bytes are what they should be; that is found out once in the life of a
+        process, and again when the files are not those that were looked at.
         """
         async with entry.verifying:
-            if not entry.verified:
-                entry.verified = await run_whole(_has_digest, entry)
-            return entry.verified and entry.path.is_dir()
+            stamp = folder_stamp(entry.path)
+            if stamp is None or stamp == entry.verified:
+                return stamp is not None
+            entry.verified = stamp if await run_whole(_has_digest, entry) else None
+            return entry.verified is not None
 
     async def _publish(self, key: str, digest: str) -> Lease:
         async with self._changing:
             there = self._entries.get(digest)
             if there is not None and not await self._is_whole(there):
-                await self._remove(there)
+                await self._discard(there)
             num_bytes = self._incoming[key].num_bytes
             await run_whole(self._folders.publish, key, digest)
             path = self._folders.entry(digest)
-            entry = self._entries.setdefault(digest, Entry(digest, path, num_bytes, verified=True))
+            entry = self._entries.setdefault(digest, Entry(digest, path, num_bytes))
+            entry.verified = folder_stamp(path)
             self._entries.move_to_end(digest)
             return Lease(entry)
 

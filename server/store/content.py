@@ -14,6 +14,9 @@ _SHARD: Final = re.compile(r"adapter_model-[0-9]{5}-of-[0-9]{5}\.safetensors")
 # Part of every digest, so that another way of counting can never give an equal one.
 _TAG: Final = b"lorax-serve adapter 1\n"
 
+# Of each file its name, inode, size and time of change in nanoseconds.
+FolderStamp = tuple[tuple[str, int, int, int], ...]
+
 
 def is_adapter_file(name: str) -> bool:
     """Whether a file of this name is ever fetched or kept. Nothing else gets onto the disk."""
@@ -66,3 +69,13 @@ def sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def folder_stamp(folder: Path) -> FolderStamp | None:
+    """Changes whenever somebody changes, replaces or deletes a file there; None without folder."""
+    try:
+        with os.scandir(folder) as files:
+            stats = [(file.name, file.stat(follow_symlinks=False)) for file in files]
+    except OSError:
+        return None
+    return tuple(sorted((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in stats))

@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lorax_serve.server.store.content import FolderStamp
+
 
 @dataclass(eq=False, slots=True)
 class Entry:
@@ -12,7 +14,8 @@ class Entry:
     digest: str
     path: Path
     num_bytes: int
-    verified: bool  # by this process: its bytes are what its digest says
+    # Of its files when this process found that their bytes are what the digest says.
+    verified: FolderStamp | None = None
     num_leases: int = 0
     verifying: asyncio.Lock = field(default_factory=asyncio.Lock)
 

@@ -70,6 +70,17 @@ def test_many_adapters_give_a_tenant_no_more_than_one() -> None:
     assert abs(served.count("many") - served.count("one")) <= 1
 
 
+def test_many_names_give_an_adapter_no_more_than_one() -> None:
+    queue, arrive = FairQueue(), Arrivals()
+    for number in range(90):
+        alias = arrive("", "popular")
+        alias.adapter = AdapterRef(f"name {number % 4}", "/popular", "1")
+        queue.push(alias)
+        queue.push(arrive("", "other"))
+    paths = [sequence.adapter.path for _ in range(60) if (sequence := admit(queue)).adapter]
+    assert abs(paths.count("/popular") - paths.count("/other")) <= 1
+
+
 def test_several_admitted_in_one_pass_are_as_fair() -> None:
     queue, arrive = FairQueue(), Arrivals()
     for _ in range(20):

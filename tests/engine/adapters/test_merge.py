@@ -266,7 +266,7 @@ def test_a_pruned_merge_is_cut_to_the_best_of_its_rank_and_says_so(
     loud, quiet = logs
     assert (loud["event"], loud["log_level"]) == ("adapters_merged_approximately", "warning")
     assert loud["relative_residual"] == pytest.approx(max(errors), rel=1e-3)
-    assert loud["adapters"] == ["a", "b", "c"]
+    assert loud["num_adapters"] == 3
     assert (quiet["event"], quiet["log_level"]) == ("adapters_merged", "info")
 
 

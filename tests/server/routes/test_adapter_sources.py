@@ -16,8 +16,10 @@ from structlog.typing import EventDict
 from fake_engine import FakeEngine, Tokens
 from hub_stand_in import WEIGHTS, Fault, HubStandIn, adapter_repository, serving_hub
 from lorax_serve.ipc.types import FinishReason
+from lorax_serve.server.admin_key import AdminKey
 from lorax_serve.server.app import build_app
 from lorax_serve.server.remote_adapters import FetchLimits, RemoteAdapters
+from lorax_serve.server.secret import Secret
 from lorax_serve.server.sources.hub import HubSource
 from lorax_serve.server.sources.retries import Retries
 from lorax_serve.server.store.adapter_store import AdapterStore
@@ -121,6 +123,16 @@ async def test_the_header_is_the_adapters_where_the_operator_says_so(serve: Serv
         refused = await served.post("/generate", "org/closed", key=TOKEN, api_token="hf_wrong")
         assert refused.status == 424
         assert {s.authorization for s in served.hub.seen} == {"Bearer hf_wrong"}
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
+async def test_the_operators_key_is_nobodys_adapter_token(serve: Serve, path: str) -> None:
+    admin_key = AdminKey(Secret(SERVER_KEY))
+    async with serve(bearer_is_adapter_token=True, admin_key=admin_key) as served:
+        assert (await served.post(path, "org/open", key=SERVER_KEY)).status == 200
+        await served.post(path, "org/closed", key=SERVER_KEY)
+        await served.post(path, "org/closed", key=TOKEN)
+        assert {s.authorization for s in served.hub.seen} == {None, f"Bearer {TOKEN}"}
 
 
 @pytest.mark.parametrize("token", ["a b", "a\nHost: x", "ü", "x" * 5000, "\x00"])

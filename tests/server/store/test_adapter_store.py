@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -307,6 +307,42 @@ async def test_fault_19_an_entry_that_somebody_deleted_is_fetched_again(
     assert (
         await store.receive("a", remote("a", weights("a")), sending(weights("a")))
     ).path.is_dir()
+
+
+def unlink_weights(folder: Path) -> None:
+    (folder / WEIGHTS_NAME).unlink()
+
+
+def overwrite_weights(folder: Path) -> None:
+    size = (folder / WEIGHTS_NAME).stat().st_size
+    (folder / WEIGHTS_NAME).write_bytes(b"x" * size)
+
+
+@pytest.mark.parametrize("harm", [unlink_weights, overwrite_weights])
+@pytest.mark.parametrize("somebody_holds_it", [False, True])
+async def test_faults_15_and_19_a_damaged_entry_is_fetched_again(
+    store: AdapterStore, harm: Callable[[Path], None], somebody_holds_it: bool
+) -> None:
+    adapter = remote("a", weights("a"))
+    held = await store.receive("a", adapter, sending(weights("a")))
+    if not somebody_holds_it:
+        held.release()
+    again = await store.lease(adapter)
+    assert again is not None
+    harm(again.path)
+    again.release()
+    assert await store.lease(adapter) is None
+    fresh = await store.receive("a", adapter, sending(weights("a")))
+    assert (fresh.path / WEIGHTS_NAME).read_bytes() == weights("a")
+    held.release()
+    assert (await store.lease(adapter)) is not None and store.num_entries == 1
+
+
+async def test_files_touched_but_equal_are_not_fetched_again(store: AdapterStore) -> None:
+    adapter = remote("a", weights("a"))
+    lease = await store.receive("a", adapter, sending(weights("a")))
+    os.utime(lease.path / WEIGHTS_NAME, (1, 1))
+    assert await store.lease(adapter) is not None
 
 
 async def test_rubbish_is_swept_at_start(tmp_path: Path) -> None:
