@@ -6,18 +6,16 @@ our hands is noticed.
 """
 
 import io
-import mmap
 import os
 import stat
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorax_serve.engine.adapters.read_memory import ReadMemory
 from lorax_serve.engine.adapters.refusal import Refusal, corrupt
 from lorax_serve.ipc.types import ErrorCode
 
 _Stamp = tuple[int, int, int, int]
-_HUGE_PAGE_BYTES = 2 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +25,7 @@ class FileContent:
     stamp: _Stamp  # changes whenever the file does
 
 
-def read_file(path: Path, *, max_bytes: int) -> FileContent:
+def read_file(path: Path, *, max_bytes: int, memory: ReadMemory) -> FileContent:
     """The whole of a regular file. Raises FileNotFoundError, and Refusal for any other trouble."""
     try:
         # Without O_NONBLOCK, opening a FIFO would wait for its writer for ever.
@@ -46,7 +44,7 @@ def read_file(path: Path, *, max_bytes: int) -> FileContent:
                 f"{path.name} has {status.st_size} bytes, more than the {max_bytes} that an "
                 "adapter of the highest served rank could need",
             )
-        data = _memory(status.st_size)
+        data = memory.take(status.st_size)
         with open(descriptor, "rb", buffering=0, closefd=False) as file:
             is_whole = _fill(data, file) and not file.read(1)
     except OSError:
@@ -56,18 +54,6 @@ def read_file(path: Path, *, max_bytes: int) -> FileContent:
     if not is_whole:
         raise _changed(path)
     return FileContent(path, data, _stamp(status))
-
-
-def _memory(num_bytes: int) -> memoryview:
-    """Memory in huge pages where it is large: filling it page by page, on several threads that all
-    wait for the kernel's one list of pages, takes longer than reading.
-    """
-    if num_bytes < _HUGE_PAGE_BYTES:
-        return memoryview(bytearray(num_bytes))
-    memory = mmap.mmap(-1, num_bytes)
-    with suppress(OSError):  # a kernel without huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
 
 
 def _fill(data: memoryview, file: io.RawIOBase) -> bool:

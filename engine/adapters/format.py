@@ -13,6 +13,7 @@ from lorax_serve.engine.adapters.blueprint import Blueprint, Blueprints
 from lorax_serve.engine.adapters.config import CONFIG_NAME, AdapterConfig, parse_config
 from lorax_serve.engine.adapters.files import FileContent, check_unchanged, read_file
 from lorax_serve.engine.adapters.matrices import BaseWeight, pair_matrices
+from lorax_serve.engine.adapters.read_memory import ReadMemory
 from lorax_serve.engine.adapters.refusal import Refusal, incompatible
 from lorax_serve.engine.adapters.tensor_file import WEIGHTS_NAME, read_layout, split_file
 from lorax_serve.engine.adapters.weights import LoraWeights
@@ -34,6 +35,7 @@ def read_adapter(
     max_rank: int,
     base_weight: BaseWeight | None = None,
     blueprints: Blueprints | None = None,
+    memory: ReadMemory | None = None,
 ) -> LoraWeights:
     """Read and validate the adapter in folder `ref.path` for a model with these sites.
 
@@ -49,6 +51,7 @@ def read_adapter(
             max_rank=max_rank,
             base_weight=base_weight,
             blueprints=Blueprints() if blueprints is None else blueprints,
+            memory=ReadMemory(0) if memory is None else memory,
         )
     except Refusal as refusal:
         raise refusal.named(ref.name) from None
@@ -61,11 +64,12 @@ def _read(
     max_rank: int,
     base_weight: BaseWeight | None,
     blueprints: Blueprints,
+    memory: ReadMemory,
 ) -> LoraWeights:
     folder = Path(ref.path)
-    config_file = _read_config(folder)
+    config_file = _read_config(folder, memory)
     config = parse_config(bytes(config_file.data))
-    weights_file = _read_weights(folder, _max_weights_bytes(sites, max_rank))
+    weights_file = _read_weights(folder, _max_weights_bytes(sites, max_rank), memory)
     # A folder being replaced must not give the old config with the new weights.
     check_unchanged(config_file)
     check_unchanged(weights_file)
@@ -100,17 +104,17 @@ def _judge(
     return Blueprint(layout, pairs, len(body))
 
 
-def _read_config(folder: Path) -> FileContent:
+def _read_config(folder: Path, memory: ReadMemory) -> FileContent:
     try:
-        return read_file(folder / CONFIG_NAME, max_bytes=_MAX_CONFIG_BYTES)
+        return read_file(folder / CONFIG_NAME, max_bytes=_MAX_CONFIG_BYTES, memory=memory)
     except FileNotFoundError:
         missing = CONFIG_NAME if folder.is_dir() else "its folder"
         raise Refusal(ErrorCode.MODEL_NOT_FOUND, f"{missing} is missing") from None
 
 
-def _read_weights(folder: Path, max_bytes: int) -> FileContent:
+def _read_weights(folder: Path, max_bytes: int, memory: ReadMemory) -> FileContent:
     try:
-        return read_file(folder / WEIGHTS_NAME, max_bytes=max_bytes)
+        return read_file(folder / WEIGHTS_NAME, max_bytes=max_bytes, memory=memory)
     except FileNotFoundError:
         raise _without_weights(folder) from None
 

@@ -13,6 +13,7 @@ from lorax_serve.engine.adapters.blueprint import Blueprints
 from lorax_serve.engine.adapters.format import read_adapter
 from lorax_serve.engine.adapters.matrices import BaseWeight
 from lorax_serve.engine.adapters.merge import read_merged
+from lorax_serve.engine.adapters.read_memory import ReadMemory
 from lorax_serve.engine.adapters.refusal import shown
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import AdapterRejected
@@ -21,6 +22,7 @@ from lorax_serve.kernels.lora import LoraSite
 
 log = structlog.get_logger(__name__)
 
+_MAX_IDLE_MEMORY = 8  # files; as many are read at a time on a GPU's host
 _MAX_SHOWN_FIELDS = 5  # whoever wrote the config chose their number and their names
 
 
@@ -33,6 +35,7 @@ class AdapterReader:
     host_bytes: int
     base_weight: BaseWeight | None = None  # see `read_adapter`
     blueprints: Blueprints = field(default_factory=Blueprints)
+    memory: ReadMemory = field(default_factory=lambda: ReadMemory(_MAX_IDLE_MEMORY))
 
     def read(self, ref: AnyAdapterRef) -> LoraWeights:
         """Raises AdapterRejected."""
@@ -47,6 +50,7 @@ class AdapterReader:
                 max_rank=self.max_rank,
                 base_weight=self.base_weight,
                 blueprints=self.blueprints,
+                memory=self.memory,
             )
         self._check_size(weights)
         if weights.unknown_config_fields:
