@@ -15,6 +15,8 @@ from lorax_serve.ipc.adapter_check import AdapterCheck
 from lorax_serve.server.config import Settings
 from lorax_serve.server.errors import StartError
 from lorax_serve.server.model_source import find_model_config
+from lorax_serve.server.sources.layout import adapter_folder
+from lorax_serve.server.store.content import CONFIG_FILE
 
 EXIT_NOTHING_TO_CHECK: Final = 2
 CHECK_COMMAND: Final = (sys.executable, "-P", "-m", "lorax_serve.engine.check_adapter")
@@ -31,7 +33,8 @@ def check_adapter(path: str, settings: Settings) -> int:
     except StartError as error:
         return _nothing_to_check(str(error))
     engine = settings.engine_config(endpoint="", model_path=folder)
-    check = AdapterCheck(path=os.path.abspath(path), engine=engine)
+    inner = adapter_folder(lambda inner: os.path.lexists(Path(path, inner, CONFIG_FILE)))
+    check = AdapterCheck(path=os.path.abspath(Path(path, inner)), engine=engine)
     environment = settings.surroundings.engine_environment
     finished = subprocess.run(
         CHECK_COMMAND, input=msgspec.json.encode(check), env=environment, check=False

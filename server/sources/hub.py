@@ -24,6 +24,7 @@ from lorax_serve.server.sources.http_files import HttpFile, fetch_file
 from lorax_serve.server.sources.http_replies import check_status, transport_errors
 from lorax_serve.server.sources.http_session import open_session
 from lorax_serve.server.sources.hub_id import DEFAULT_ENDPOINT, HubId, parse_hub_id
+from lorax_serve.server.sources.layout import adapter_folder
 from lorax_serve.server.sources.retries import Retries
 from lorax_serve.server.sources.source import (
     NotFoundOrForbidden,
@@ -32,7 +33,7 @@ from lorax_serve.server.sources.source import (
     RemoteFile,
     SourceUnavailable,
 )
-from lorax_serve.server.store.content import is_adapter_file, is_shard
+from lorax_serve.server.store.content import CONFIG_FILE, is_adapter_file, is_shard
 from lorax_serve.server.version import version
 
 STALL_SECONDS: Final = 20.0
@@ -94,7 +95,9 @@ class HubSource:
         public = not info.private and not info.gated
         if not public:  # what a repository is may be known to those who may not have it
             await self._retries.run(lambda: self._check_access(info.id, headers))
-        return RemoteAdapter(self.name, info.id, info.sha, tuple(_files(info)), public)
+        folder = _folder(info)
+        files = tuple(_files(info, folder))
+        return RemoteAdapter(self.name, info.id, info.sha, files, public, folder)
 
     async def download(
         self,
@@ -105,7 +108,10 @@ class HubSource:
         on_bytes: OnBytes,
     ) -> None:
         url = hf_hub_url(
-            adapter.repository, file.name, revision=adapter.revision, endpoint=self._endpoint
+            adapter.repository,
+            adapter.folder + file.name,
+            revision=adapter.revision,
+            endpoint=self._endpoint,
         )
         headers = self._headers(adapter.repository, token)
         wanted = HttpFile(url=url, headers=headers, num_bytes=file.num_bytes)
@@ -171,13 +177,23 @@ def _read_info(body: bytes) -> _Info:
     return info
 
 
-def _files(info: _Info) -> list[RemoteFile]:
-    """Those of the fixed set, and shards. Raises SourceUnavailable where one has no size."""
+def _folder(info: _Info) -> str:
+    paths = {sibling.rfilename for sibling in info.siblings}
+    return adapter_folder(lambda folder: folder + CONFIG_FILE in paths)
+
+
+def _files(info: _Info, folder: str) -> list[RemoteFile]:
+    """Those of the fixed set directly in `folder`, and shards. Raises SourceUnavailable where one
+    has no size.
+    """
     files = []
     for sibling in info.siblings:
-        if is_adapter_file(sibling.rfilename) or is_shard(sibling.rfilename):
+        if not sibling.rfilename.startswith(folder):
+            continue
+        name = sibling.rfilename.removeprefix(folder)
+        if is_adapter_file(name) or is_shard(name):
             if sibling.size is None or sibling.size < 0:
                 raise SourceUnavailable("the reply has no sizes")
             sha256 = None if sibling.lfs is None else sibling.lfs.sha256
-            files.append(RemoteFile(sibling.rfilename, sibling.size, sha256))
+            files.append(RemoteFile(name, sibling.size, sha256))
     return sorted(files, key=lambda file: file.name)

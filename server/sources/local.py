@@ -16,8 +16,9 @@ from typing import TypeAlias
 
 from lorax_serve.ipc.types import AdapterRef
 from lorax_serve.server.errors import StartError, adapter_not_found
+from lorax_serve.server.sources.layout import adapter_folder
+from lorax_serve.server.store.content import CONFIG_FILE
 
-CONFIG_FILE = "adapter_config.json"
 WEIGHT_PREFIX = "adapter_model."
 MAX_ID_CHARS = 512
 MAX_LISTED = 10_000
@@ -42,7 +43,7 @@ class LocalAdapters:
         self._allow_absolute = allow_absolute
 
     def resolve(self, adapter_id: str) -> AdapterRef:
-        """The adapter's folder and a revision that changes whenever its files do.
+        """The folder of the adapter's files and a revision that changes whenever its files do.
 
         A folder without adapter_config.json resolves too: the engine says what it lacks.
 
@@ -62,15 +63,18 @@ class LocalAdapters:
         return path.removeprefix(f"{self._root}/").rstrip("/")
 
     def list(self) -> AdapterNames:
-        """Names of the folders with an adapter_config.json, one or two levels below the adapter
-        directory, sorted; at most `MAX_LISTED`.
+        """Names of the folders with an adapter_config.json, there or where a layout says, one or
+        two levels below the adapter directory, sorted; at most `MAX_LISTED`.
         """
         if self._root is None:
             return []
         names: AdapterNames = []
         for name in _folders(self._root):
+            found = self._adapter(name)
+            names += [name] if found else []
             deeper = (f"{name}/{inner}" for inner in _folders(self._root / name))
-            names += [n for n in (name, *deeper) if self._is_adapter(n)]
+            # What a layout nests would be the same adapter once more.
+            names += [n for n in deeper if self._adapter(n) not in (None, found)]
             if len(names) >= MAX_LISTED:
                 break
         return sorted(names)[:MAX_LISTED]
@@ -84,11 +88,9 @@ class LocalAdapters:
         if not all(map(_COMPONENT.fullmatch, components)):
             raise ValueError
         base = self._base(absolute=absolute)
-        folder = base.joinpath(*components).resolve(strict=True)
-        if not folder.is_relative_to(base) or not folder.is_dir():
-            raise ValueError
-        str(folder).encode()  # a name that is not Unicode raises ValueError; the wire has no bytes
-        return folder
+        folder = _inside(base, base.joinpath(*components))
+        inner = adapter_folder(lambda inner: _has_config(base, folder / inner))
+        return _inside(base, folder / inner)
 
     def _base(self, *, absolute: bool) -> Path:
         if absolute and self._allow_absolute:
@@ -97,11 +99,30 @@ class LocalAdapters:
             raise ValueError
         return self._root
 
-    def _is_adapter(self, name: str) -> bool:
+    def _adapter(self, name: str) -> Path | None:
+        """The folder of its files, if there is a config among them."""
         try:
-            return (self._folder(name) / CONFIG_FILE).is_file()
+            folder = self._folder(name)
+            return folder if (folder / CONFIG_FILE).is_file() else None
         except _NO_FOLDER:
-            return False
+            return None
+
+
+def _inside(base: Path, path: Path) -> Path:
+    """`path` without links. Raises one of `_NO_FOLDER` unless it is a folder in `base`."""
+    folder = path.resolve(strict=True)
+    if not folder.is_relative_to(base) or not folder.is_dir():
+        raise ValueError
+    str(folder).encode()  # a name that is not Unicode raises ValueError; the wire has no bytes
+    return folder
+
+
+def _has_config(base: Path, path: Path) -> bool:
+    """Whether `path` is a folder in `base` with a config, be that a link to nowhere."""
+    try:
+        return os.path.lexists(_inside(base, path) / CONFIG_FILE)
+    except _NO_FOLDER:
+        return False
 
 
 def _folders(parent: Path) -> Iterator[str]:

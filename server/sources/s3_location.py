@@ -33,6 +33,10 @@ class Location:
     def __str__(self) -> str:
         return f"{_SCHEME}{self.bucket}/{self.prefix}".rstrip("/")
 
+    def below(self, folder: str) -> "Location":
+        """`folder`, plain components with a last slash or "", of this one."""
+        return Location(self.bucket, f"{self.prefix}/{folder}".removesuffix("/"))
+
     def contains(self, other: "Location") -> bool:
         """Whether `other` is this folder or one below it."""
         inside = other.prefix == self.prefix or other.prefix.startswith(f"{self.prefix}/")

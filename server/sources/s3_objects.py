@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lorax_serve.server.sources.layout import adapter_folder
 from lorax_serve.server.sources.s3_errors import s3_errors
 from lorax_serve.server.sources.s3_location import Location
 from lorax_serve.server.sources.source import (
@@ -19,7 +20,7 @@ from lorax_serve.server.sources.source import (
     SourceCorrupt,
     SourceUnavailable,
 )
-from lorax_serve.server.store.content import is_adapter_file, is_shard
+from lorax_serve.server.store.content import CONFIG_FILE, is_adapter_file, is_shard
 
 MAX_FILES: Final = 66  # a config, and 65 shards at most
 _COMMON_START: Final = "adapter_"  # of all names that an adapter's files can have
@@ -78,12 +79,13 @@ class S3Objects:
         self._client = client
 
     def find(self, folder: Location) -> tuple[S3File, ...]:
-        """The adapter files and shards directly in `folder`, by name; others are never looked at.
+        """The adapter files and shards directly in `folder`, or in the one of its folders that a
+        layout says; by name; others are never looked at.
 
         May be empty, where there is only something else that looks like an adapter. All are as
         they were at one moment, as far as a bucket can say so.
         """
-        listed = self._listed(folder)
+        folder, listed = self._listed_adapter(folder)
         if not listed:
             raise NotFoundOrForbidden("nothing there is called like an adapter")
         etags = {n: etag for n, etag in listed.items() if is_adapter_file(n) or is_shard(n)}
@@ -113,6 +115,19 @@ class S3Objects:
 
     def close(self) -> None:
         self._client.close()
+
+    def _listed_adapter(self, folder: Location) -> tuple[Location, dict[str, str]]:
+        """Where the adapter lies, and what is listed there. Each of a layout's folders is listed
+        by itself: what else a training left beside them may be any number of objects.
+        """
+        listings: dict[str, dict[str, str]] = {}
+
+        def has_config(inner: str) -> bool:
+            listings[inner] = self._listed(folder.below(inner))
+            return CONFIG_FILE in listings[inner]
+
+        inner = adapter_folder(has_config)
+        return folder.below(inner), listings[inner]
 
     def _listed(self, folder: Location) -> dict[str, str]:
         """ETags by name."""

@@ -53,6 +53,7 @@ class RemoteAdapter:
     revision: str  # immutable: a commit sha, a digest of ETags or VersionIds, …
     files: tuple[RemoteFile, ...]
     public: bool  # whether anybody may use it without a credential
+    folder: str = ""  # of the repository, with a last slash, if the source fetches files by path
 
 
 class Source(Protocol):

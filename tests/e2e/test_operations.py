@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -212,6 +213,24 @@ def test_check(root: Path, name: str, status: int, shown: str) -> None:
     ended = check(root / name, "--model-id", root / "model")
     assert ended.returncode == status, ended.stdout
     assert shown in ended.stdout
+
+
+@pytest.mark.parametrize("inner", ["model_weights", "model/model_weights"])
+def test_check_accepts_ludwigs_layout(root: Path, tmp_path: Path, inner: str) -> None:
+    shutil.copytree(root / "adapters" / "first", tmp_path / inner)
+    ended = check(tmp_path, "--model-id", root / "model")
+    assert ended.returncode == 0, ended.stdout
+    assert f"{tmp_path / inner} can be served." in ended.stdout
+
+
+def test_check_tells_of_missing_weights_beside_a_config_at_the_root(
+    root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(root / "adapters" / "first", tmp_path / "model_weights")
+    (tmp_path / "model_weights" / "adapter_config.json").rename(tmp_path / "adapter_config.json")
+    ended = check(tmp_path, "--model-id", root / "model")
+    assert ended.returncode == 1
+    assert "adapter_model.safetensors is missing" in ended.stdout
 
 
 def test_check_needs_no_weights_of_the_model(root: Path, tmp_path: Path) -> None:

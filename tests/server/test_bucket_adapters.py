@@ -25,6 +25,8 @@ OPEN_ID = f"s3://{BUCKET}/open/sql"
 CLOSED_ID = "sql/2"
 OPEN_WEIGHTS = "open/sql/adapter_model.safetensors"
 WEIGHTS = bytes(range(256)) * 1000
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+NESTED_AND_ROOT = ("root/", "model/model_weights/", "results/model/model_weights/")
 ALICE, BOB = "alice", "bob"
 
 
@@ -147,3 +149,31 @@ async def test_fault_22_after_a_restart_without_the_bucket(
         error = await refusal(after, "pbase", CLOSED_ID, ALICE)
         assert error.code is ErrorCode.ADAPTER_UNAVAILABLE
         await after.close()
+
+
+async def test_ludwigs_folders_are_listed_only_where_the_root_has_no_config(
+    adapters: RemoteAdapters, bucket: UnrulyBucket
+) -> None:
+    files = {name: bucket.objects[f"open/sql/{name}"] for name in ADAPTER_FILES}
+    bucket.begin(
+        {f"open/{folder}{name}": b for folder in NESTED_AND_ROOT for name, b in files.items()}
+    )
+    for num_lists, name in ((1, "root"), (2, "model"), (3, "results")):
+        bucket.requests.clear()
+        lease = await adapters.lease("s3", f"s3://{BUCKET}/open/{name}", None)
+        assert weights_of(lease) == files["adapter_model.safetensors"]
+        assert (bucket.count("list"), bucket.count("head")) == (num_lists, 2)
+
+
+async def test_weights_in_ludwigs_folder_are_missing_beside_a_config_at_the_root(
+    adapters: RemoteAdapters, bucket: UnrulyBucket
+) -> None:
+    weights = bucket.objects.pop(OPEN_WEIGHTS)
+    bucket.objects["open/sql/model_weights/adapter_model.safetensors"] = weights
+    error = await refusal(adapters, "s3", OPEN_ID)
+    assert error.code is ErrorCode.ADAPTER_INCOMPATIBLE
+    assert "must have adapter_config.json and adapter_model.safetensors" in error.message
+    assert bucket.count("get") == 0
+    bucket.objects["open/none/model_weights/adapter_model.safetensors"] = weights
+    error = await refusal(adapters, "s3", f"s3://{BUCKET}/open/none")
+    assert error.code is ErrorCode.MODEL_NOT_FOUND

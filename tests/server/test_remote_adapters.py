@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -23,6 +24,7 @@ from lorax_serve.server.errors import ServeError, UnservedSource
 from lorax_serve.server.remote_adapters import FetchLimits, RemoteAdapters
 from lorax_serve.server.sources.hub import HubSource
 from lorax_serve.server.sources.retries import Retries
+from lorax_serve.server.sources.source import RemoteAdapter
 from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.lease import Lease
 from lorax_serve.server.store.room import Quota
@@ -30,6 +32,7 @@ from lorax_serve.server.verdicts import FALSE_SECONDS, MAX_VERDICTS, TRUE_SECOND
 
 ALICE, BOB = "hf_of_alice", "hf_of_bob"
 OTHER = WEIGHTS[::-1]
+TWO_FILES = {"adapter_config.json": CONFIG, "adapter_model.safetensors": WEIGHTS}
 
 
 @dataclass
@@ -322,6 +325,9 @@ async def test_too_large_is_known_before_the_first_byte(site: Site) -> None:
         {"adapter_config.json": CONFIG, "adapter_model.bin": b"pickle"},
         {"adapter_model.safetensors": WEIGHTS},
         {"README.md": b"hello"},
+        {"adapter_config.json": CONFIG, "model_weights/adapter_model.safetensors": WEIGHTS},
+        {"model_weights/adapter_config.json": CONFIG, "adapter_model.safetensors": WEIGHTS},
+        {"other/adapter_config.json": CONFIG, "other/adapter_model.safetensors": WEIGHTS},
     ],
 )
 async def test_only_the_two_files_are_wanted_and_both(site: Site, files: dict[str, bytes]) -> None:
@@ -330,6 +336,19 @@ async def test_only_the_two_files_are_wanted_and_both(site: Site, files: dict[st
     assert refused.code is ErrorCode.ADAPTER_INCOMPATIBLE
     assert "safetensors" in refused.message
     assert len(site.hub.seen) == 1
+
+
+async def test_ludwigs_layout_is_stored_like_any_other(site: Site) -> None:
+    """The same bytes are the same adapter; and where they lie is known over a restart."""
+    nested = {f"model_weights/{name}": content for name, content in TWO_FILES.items()}
+    site.hub.repositories["org/ludwig"] = Repository([nested])
+    lease = await site.get("org/ludwig")
+    assert bytes_of(lease) == WEIGHTS
+    assert lease.digest == (await site.get("org/open")).digest
+    meant = site.store.last_meaning("hub", "org/ludwig")
+    assert meant is not None
+    assert msgspec.json.decode(msgspec.json.encode(meant), type=RemoteAdapter) == meant
+    assert meant.folder == "model_weights/"
 
 
 SHARDS = {f"adapter_model-0000{n}-of-00002.safetensors": b"x" for n in (1, 2)}

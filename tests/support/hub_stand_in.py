@@ -101,12 +101,12 @@ class HubStandIn:
         app.router.add_get("/api/models/{owner}/{name}/auth-check", self._auth_check)
         app.router.add_get("/api/models/{owner}/{name}", self._info)
         app.router.add_get("/api/models/{owner}/{name}/revision/{revision}", self._info)
-        app.router.add_get("/{owner}/{name}/resolve/{revision}/{file}", self._resolve)
+        app.router.add_get("/{owner}/{name}/resolve/{revision}/{file:.+}", self._resolve)
         return app
 
     def network_app(self) -> web.Application:
         app = web.Application()
-        app.router.add_get("/{owner}/{name}/{revision}/{file}", self._content)
+        app.router.add_get("/{owner}/{name}/{revision}/{file:.+}", self._content)
         return app
 
     def _note(self, request: web.Request, *, on_network: bool = False) -> None:

@@ -117,6 +117,15 @@ def test_a_literal_all_linear_and_old_default_infix_and_no_type(tmp_path: Path) 
     assert_same_deltas(packed_deltas(tmp_path), peft_deltas(model))
 
 
+@pytest.mark.parametrize("peft_type", [..., None])
+def test_a_rank_without_a_type_is_lora_as_old_ludwig_wrote_it(
+    tmp_path: Path, peft_type: object
+) -> None:
+    model = build_adapter(tmp_path, BASE)
+    edit_config(tmp_path, peft_type=peft_type)
+    assert_same_deltas(packed_deltas(tmp_path), peft_deltas(model))
+
+
 def test_some_tensors_may_be_left_out_in_pairs(tmp_path: Path) -> None:
     model = build_adapter(tmp_path, BASE)
     edit_tensors(

@@ -12,11 +12,20 @@ from huggingface_hub import HfApi
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub_stand_in import CONFIG, WEIGHTS, Fault, HubStandIn, adapter_repository, serving_hub
+from hub_stand_in import (
+    CONFIG,
+    WEIGHTS,
+    Fault,
+    HubStandIn,
+    Repository,
+    adapter_repository,
+    serving_hub,
+)
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.sources.hub import HubSource
 from lorax_serve.server.sources.hub_id import parse_hub_id
+from lorax_serve.server.sources.layout import NESTED_FOLDERS
 from lorax_serve.server.sources.retries import Retries, parse_retry_after
 from lorax_serve.server.sources.source import (
     NotFoundOrForbidden,
@@ -309,6 +318,35 @@ async def test_a_file_list_without_sense(hub: HubStandIn, source: HubSource) -> 
     assert [f.name for f in adapter.files] == ["adapter_config.json", "adapter_model.safetensors"]
     assert adapter.files[1].sha256 == hashlib.sha256(WEIGHTS).hexdigest()
     assert adapter.files[0].num_bytes == len(CONFIG)
+
+
+def at(folder: str, weights: bytes = WEIGHTS) -> dict[str, bytes]:
+    return {f"{folder}adapter_config.json": CONFIG, f"{folder}adapter_model.safetensors": weights}
+
+
+@pytest.mark.parametrize("folder", NESTED_FOLDERS)
+async def test_ludwigs_layout_is_found_in_the_one_list_of_files(
+    hub: HubStandIn, source: HubSource, tmp_path: Path, folder: str
+) -> None:
+    beside = {"model/model_hyperparameters.json": b"{}", "adapter_model.safetensors": b"root's"}
+    extra = {f"{folder}README.md": b"x", f"{folder}deeper/adapter_config.json": b"x"}
+    hub.repositories["org/ludwig"] = Repository([at(folder) | beside | extra])
+    adapter = await source.resolve("org/ludwig", None)
+    assert len(hub.seen) == 1
+    assert [f.name for f in adapter.files] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert await fetched(source, adapter, tmp_path) == WEIGHTS
+    assert hub.paths(f"/resolve/{adapter.revision}/{folder}adapter_model.safetensors")
+
+
+async def test_the_root_goes_before_ludwigs_folders(
+    hub: HubStandIn, source: HubSource, tmp_path: Path
+) -> None:
+    nested = at("model_weights/", b"nested") | at("model/model_weights/", b"deeper")
+    hub.repositories["org/both"] = Repository([nested, nested | at("")])
+    assert await fetched(source, await source.resolve("org/both", None), tmp_path) == WEIGHTS
+    before = await source.resolve(f"org/both@{hub.repositories['org/both'].sha(0)}", None)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    assert await fetched(source, before, tmp_path) == b"nested"
 
 
 def test_retry_after() -> None:

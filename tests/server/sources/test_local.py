@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError, StartError
 from lorax_serve.server.sources import local
+from lorax_serve.server.sources.layout import NESTED_FOLDERS
 from lorax_serve.server.sources.local import LocalAdapters
 
 
@@ -135,6 +136,54 @@ def test_a_folder_without_config_resolves(adapters: LocalAdapters, root: Path) -
     assert adapters.resolve("team").revision != before.revision
 
 
+@pytest.mark.parametrize("inner", NESTED_FOLDERS)
+def test_ludwigs_layout(adapters: LocalAdapters, root: Path, inner: str) -> None:
+    folder = make(root / "trained" / inner)
+    seen = [adapters.resolve("trained")]
+    assert (seen[0].name, seen[0].path) == ("trained", str(folder))
+    (folder / "adapter_model.safetensors").write_bytes(b"other weights")
+    seen.append(adapters.resolve("trained"))
+    assert seen[1].path == seen[0].path and seen[1].revision != seen[0].revision
+    (root / "trained" / "adapter_config.json").write_text("{}")  # from now on the root is it
+    assert adapters.resolve("trained").path == str(root / "trained")
+    absolute = LocalAdapters(None, allow_absolute=True)
+    assert absolute.resolve(str(root / "trained")).path == str(root / "trained")
+    (root / "trained" / "adapter_config.json").unlink()
+    assert absolute.resolve(str(root / "trained")).path == str(folder)
+
+
+def test_the_root_is_the_adapter_be_its_config_a_link_to_nowhere(
+    adapters: LocalAdapters, root: Path
+) -> None:
+    make(root / "trained" / "model_weights")
+    (root / "trained" / "adapter_config.json").symlink_to("nowhere")
+    assert adapters.resolve("trained").path == str(root / "trained")
+
+
+def test_without_a_config_anywhere_the_folder_itself_is_meant(
+    adapters: LocalAdapters, root: Path
+) -> None:
+    make(root / "trained" / "model_weights")
+    (root / "trained" / "model_weights" / "adapter_config.json").unlink()
+    make(root / "trained" / "weights")
+    assert adapters.resolve("trained").path == str(root / "trained")
+
+
+@pytest.mark.parametrize("inner", NESTED_FOLDERS)
+def test_ludwigs_folders_are_inside_too(adapters: LocalAdapters, root: Path, inner: str) -> None:
+    nested = root / "trained" / inner
+    nested.parent.mkdir(parents=True)
+    nested.symlink_to(root.parent / "secret")
+    assert adapters.resolve("trained").path == str(root / "trained")
+    assert "trained" not in adapters.list()
+    nested.unlink()
+    nested.symlink_to(root / "support")
+    assert adapters.resolve("trained").path == str(root / "support")
+    nested.unlink()
+    nested.symlink_to(nested)
+    assert adapters.resolve("trained").path == str(root / "trained")
+
+
 def test_the_revision_changes_with_the_files(adapters: LocalAdapters, root: Path) -> None:
     folder = root / "support"
     weights = folder / "adapter_model.safetensors"
@@ -179,6 +228,22 @@ def test_listing(adapters: LocalAdapters, root: Path) -> None:
     assert adapters.list() == ["support", "support/variant", "team/sql"]
     assert all(adapters.resolve(name) for name in adapters.list())
     assert LocalAdapters(None, allow_absolute=True).list() == []
+
+
+def test_what_a_layout_nests_is_listed_once(adapters: LocalAdapters, root: Path) -> None:
+    make(root / "model" / "model_weights")
+    make(root / "results" / "model" / "model_weights")
+    make(root / "team" / "trained" / "model" / "model_weights")
+    make(root / "model" / "variant")
+    assert adapters.list() == [
+        "model",
+        "model/variant",
+        "results",
+        "support",
+        "team/sql",
+        "team/trained",
+    ]
+    assert all(adapters.resolve(name) for name in adapters.list())
 
 
 def test_listing_is_bounded(

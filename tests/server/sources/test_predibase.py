@@ -116,6 +116,19 @@ async def test_paths_with_and_without_a_bucket(
     assert len((await source.resolve(ADAPTER_ID, ALICE)).files) == 2
 
 
+async def test_a_path_to_a_model_or_a_trainings_results(
+    source: PredibaseSource, gateway: FakeGateway, tmp_path: Path
+) -> None:
+    """The files are below it, as Ludwig lays them out."""
+    inside = await source.resolve(ADAPTER_ID, ALICE)
+    for path in ("uuid-1/run-1/artifacts/model", "uuid-1/run-1/artifacts"):
+        gateway.versions[ADAPTER_ID]["adapterPath"] = path
+        assert await source.resolve(ADAPTER_ID, ALICE) == inside
+    gateway.versions[ADAPTER_ID]["adapterPath"] = "uuid-1/run-1"
+    with pytest.raises(NotFoundOrForbidden):
+        await source.resolve(ADAPTER_ID, ALICE)
+
+
 async def test_every_caller_brings_a_proof_of_their_own(
     source: PredibaseSource, gateway: FakeGateway
 ) -> None:

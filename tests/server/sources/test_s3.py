@@ -12,6 +12,7 @@ from botocore import UNSIGNED
 
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError, StartError
+from lorax_serve.server.sources.layout import NESTED_FOLDERS
 from lorax_serve.server.sources.s3 import S3Source
 from lorax_serve.server.sources.s3_location import Location
 from lorax_serve.server.sources.s3_objects import S3File
@@ -139,6 +140,50 @@ async def test_a_folder_with_pickles_only_is_found_without_files(
     bucket = new_bucket()
     bucket.put("old/adapter_model.bin", b"pickle")
     assert (await new_source(bucket.name).resolve(f"{bucket.name}/old", None)).files == ()
+
+
+@pytest.mark.parametrize("inner", NESTED_FOLDERS)
+async def test_ludwigs_layout(
+    new_bucket: NewBucket, new_source: NewSource, tmp_path: Path, inner: str
+) -> None:
+    bucket = new_bucket()
+    bucket.put(f"trained/{inner}{CONFIG_NAME}", CONFIG)
+    bucket.put(f"trained/{inner}{WEIGHTS_NAME}", WEIGHTS[::-1])
+    bucket.put(f"trained/{inner}README.md", b"x")
+    bucket.put(f"trained/{WEIGHTS_NAME}", b"root's")
+    bucket.put("trained/model/training_checkpoints/adapter_model.safetensors", b"x")
+    source = new_source(bucket.name)
+    adapter = await source.resolve(f"{bucket.name}/trained", None)
+    assert adapter.repository == f"s3://{bucket.name}/trained"
+    wanted = {CONFIG_NAME: CONFIG, WEIGHTS_NAME: WEIGHTS[::-1]}
+    assert await fetched(source, adapter, tmp_path) == wanted
+    plain = tuple(RemoteFile(f.name, f.num_bytes, f.sha256) for f in adapter.files)
+    again, root = tmp_path / "again", tmp_path / "root"
+    again.mkdir()
+    root.mkdir()
+    assert await fetched(source, replace(adapter, files=plain), again) == wanted
+    bucket.put(f"trained/{CONFIG_NAME}", CONFIG)  # from now on the root is the adapter
+    adapter = await source.resolve(f"{bucket.name}/trained", None)
+    assert await fetched(source, adapter, root) == {CONFIG_NAME: CONFIG, WEIGHTS_NAME: b"root's"}
+
+
+async def test_ludwigs_folders_are_for_what_the_root_lacks_altogether(
+    new_bucket: NewBucket, new_source: NewSource
+) -> None:
+    bucket = new_bucket()
+    for key in (
+        f"weightless/{CONFIG_NAME}",
+        f"weightless/model_weights/{WEIGHTS_NAME}",
+        f"configless/model_weights/{WEIGHTS_NAME}",
+        f"elsewhere/weights/{CONFIG_NAME}",
+    ):
+        bucket.put(key, b"x")
+    source = new_source(bucket.name)
+    weightless = await source.resolve(f"{bucket.name}/weightless", None)
+    assert [file.name for file in weightless.files] == [CONFIG_NAME]
+    for name in ("configless", "elsewhere"):
+        with pytest.raises(NotFoundOrForbidden, match="nothing there is called like an adapter"):
+            await source.resolve(f"{bucket.name}/{name}", None)
 
 
 async def test_too_many_shards(new_bucket: NewBucket, new_source: NewSource) -> None:
