@@ -16,37 +16,27 @@ one, and the next request after that tries again. All of this happens on the cal
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
 
 import torch
 
 from lorax_serve.engine.adapters.device_pool import AdapterPool, AdapterSlot
 from lorax_serve.engine.adapters.eviction import UseHistory
 from lorax_serve.engine.adapters.host_store import HostSlab, HostStore
+from lorax_serve.engine.adapters.known_digests import KnownDigests
 from lorax_serve.engine.adapters.loader import AdapterLoader, FailedLoad
 from lorax_serve.engine.adapters.matrices import BaseWeight
 from lorax_serve.engine.adapters.reader import AdapterReader
 from lorax_serve.engine.adapters.slab import PackedAdapter
 from lorax_serve.engine.adapters.slab_memory import SlabMemory
-from lorax_serve.engine.adapters.tallies import AdapterTallies
+from lorax_serve.engine.adapters.tallies import AdapterTallies, ExchangeCounts
 from lorax_serve.engine.errors import AdapterRejected, RequestError
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode
 from lorax_serve.kernels.lora import LoraSite
 
-# Digests by ref that are remembered. Forgetting one costs no more than reading it again.
-_MAX_KNOWN_REFS = 16384
 # Copies under way before nothing more is placed ahead of time: an urgent one would wait for them.
 _MAX_AHEAD = 4
 # How many may acquire other adapters, before a place is reserved for one that found no room.
 _MAX_PASSING = 16
-
-
-@dataclass(slots=True)
-class ExchangeCounts:
-    """Since the start."""
-
-    num_loads: int = 0  # from files to the host
-    num_copies: int = 0  # from the host to the device
 
 
 class AdapterExchange:
@@ -93,7 +83,7 @@ class AdapterExchange:
             on_loaded=on_loaded,
         )
         self._failed: dict[AnyAdapterRef, RequestError] = {}
-        self._digests: dict[AnyAdapterRef, str] = {}  # of every ref that was read, oldest first
+        self._digests = KnownDigests()
         # Each of these holds a pin.
         self._staged: dict[AnyAdapterRef, HostSlab] = {}  # loaded for a waiter and not placed yet
         self._copying: dict[AdapterSlot, HostSlab] = {}  # what arriving slots are copied from
@@ -199,7 +189,7 @@ class AdapterExchange:
 
     def digests(self) -> Iterator[tuple[AnyAdapterRef, str]]:
         """Every ref that is remembered, with the content its files had."""
-        return iter(self._digests.items())
+        return iter(self._digests)
 
     def adopt(self, ref: AnyAdapterRef, packed: PackedAdapter) -> bool:
         """Place an adapter that is packed already; False when pins leave no room for it."""
@@ -209,10 +199,7 @@ class AdapterExchange:
 
     def know(self, ref: AnyAdapterRef, digest: str) -> None:
         """The ref's files have this content."""
-        self._digests.pop(ref, None)
-        self._digests[ref] = digest
-        if len(self._digests) > _MAX_KNOWN_REFS:
-            del self._digests[next(iter(self._digests))]
+        self._digests.know(ref, digest)
 
     def release(self, slot: AdapterSlot) -> None:
         self.pool.unpin(slot)
@@ -303,8 +290,9 @@ class AdapterExchange:
         self._loader.cancel(ref)
         self._break_promise(ref)
         self._unstage(ref)
-        if self._without_room.pop(ref, None) is not None:
-            self.pool.cancel_reservation(self._digests[ref])
+        digest = self._digests.get(ref)
+        if self._without_room.pop(ref, None) is not None and digest is not None:
+            self.pool.cancel_reservation(digest)
 
     def _room_may_have_changed(self) -> None:
         self._bytes_without_room = math.inf

@@ -46,3 +46,11 @@ class AdapterTallies:
         if len(self._tallies) > self._max_remembered:
             self._tallies.popitem(last=False)
         return tally
+
+
+@dataclass(slots=True)
+class ExchangeCounts:
+    """Since the start."""
+
+    num_loads: int = 0  # from files to the host
+    num_copies: int = 0  # from the host to the device
