@@ -82,8 +82,8 @@ class AdapterExchange:
             max_loading=max_loading,
             on_loaded=on_loaded,
         )
-        self._failed: dict[AnyAdapterRef, RequestError] = {}
         self._digests = KnownDigests()
+        self._failed: dict[AnyAdapterRef, RequestError] = {}
         # Each of these holds a pin.
         self._staged: dict[AnyAdapterRef, HostSlab] = {}  # loaded for a waiter and not placed yet
         self._copying: dict[AdapterSlot, HostSlab] = {}  # what arriving slots are copied from
@@ -115,11 +115,11 @@ class AdapterExchange:
             self._load(ref)
 
     def expect(self, refs: Iterable[AnyAdapterRef]) -> None:
-        """A round of asking begins. Somebody waits for each of these, until the next round: what is
-        on the device stays there while there is other room.
+        """A round begins in which somebody waits for each of these: what is on the device of them
+        stays there while there is other room.
         """
         self._room_may_have_changed()
-        self._expected = frozenset(digest for ref in refs if (digest := self._digests.get(ref)))
+        self._expected = frozenset(map(self._digests.get, refs))
 
     def stage(self, refs: Sequence[AnyAdapterRef]) -> None:
         """These are needed next, in this order: bring them as near as goes without harm.
@@ -175,12 +175,10 @@ class AdapterExchange:
             if self._on_host(ref) is None:
                 self._load(ref)
             return None
-        if self.pool.is_draining(slot) and ref not in self._promised:
+        is_leaving = self.pool.is_draining(slot) and ref not in self._promised
+        if is_leaving or not (even_arriving or self.pool.is_ready(slot)):
             return None
-        if not self.pool.is_ready(slot):
-            if not even_arriving:
-                return None
-            self.pool.order_steps_after(slot)
+        self.pool.order_steps_after(slot)
         self._num_acquired += 1
         self.pool.pin(slot)
         self._forget_waiter(ref)
@@ -220,12 +218,10 @@ class AdapterExchange:
         self.store.check_integrity()
 
     def _resident(self, ref: AnyAdapterRef) -> AdapterSlot | None:
-        digest = self._digests.get(ref)
-        return None if digest is None else self.pool.find(digest)
+        return self.pool.find(self._digests.get(ref))
 
     def _on_host(self, ref: AnyAdapterRef) -> HostSlab | None:
-        digest = self._digests.get(ref)
-        return None if digest is None else self.store.find(digest)
+        return self.store.find(self._digests.get(ref))
 
     def _check_room(self, ref: AnyAdapterRef) -> None:
         """Raises RequestError for an adapter that would wait for room until somebody unpins."""
@@ -290,9 +286,8 @@ class AdapterExchange:
         self._loader.cancel(ref)
         self._break_promise(ref)
         self._unstage(ref)
-        digest = self._digests.get(ref)
-        if self._without_room.pop(ref, None) is not None and digest is not None:
-            self.pool.cancel_reservation(digest)
+        if self._without_room.pop(ref, None) is not None:
+            self.pool.cancel_reservation(self._digests.get(ref))
 
     def _room_may_have_changed(self) -> None:
         self._bytes_without_room = math.inf

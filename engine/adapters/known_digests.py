@@ -17,9 +17,9 @@ class KnownDigests:
     def __iter__(self) -> Iterator[tuple[AnyAdapterRef, str]]:
         return iter(self._digests.items())
 
-    def get(self, ref: AnyAdapterRef) -> str | None:
-        """None: it was never read, or is forgotten."""
-        return self._digests.get(ref)
+    def get(self, ref: AnyAdapterRef) -> str:
+        """Empty, and nobody's digest, when it was never read or is forgotten."""
+        return self._digests.get(ref, "")
 
     def know(self, ref: AnyAdapterRef, digest: str) -> None:
         """The ref's files have this content."""
