@@ -10,6 +10,10 @@ from typing import Final
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHT_FILE: Final = "adapter_model.safetensors"
 
+# Size, time of modification in nanoseconds, inode: others once the file is another, or changed.
+FileState = tuple[int, int, int]
+FolderState = dict[str, FileState]  # by file name
+
 _SHARD: Final = re.compile(r"adapter_model-[0-9]{5}-of-[0-9]{5}\.safetensors")
 # Part of every digest, so that another way of counting can never give an equal one.
 _TAG: Final = b"lorax-serve adapter 1\n"
@@ -42,6 +46,19 @@ def file_digest(path: Path) -> str:
 def folder_digest(folder: Path) -> str:
     """The content digest of the adapter in `folder`. Raises OSError."""
     return content_digest((name, file_digest(folder / name)) for name in os.listdir(folder))
+
+
+def file_state(path: Path) -> FileState:
+    """Raises OSError."""
+    status = path.stat(follow_symlinks=False)
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def folder_state(folder: Path) -> FolderState:
+    """What tells, without reading them, whether a flat folder's files are still the same. Raises
+    OSError.
+    """
+    return {name: file_state(folder / name) for name in os.listdir(folder)}
 
 
 def folder_bytes(folder: Path) -> int:

@@ -5,7 +5,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from lorax_serve.server.sources.source import OnBytes, RemoteAdapter, RemoteFile, SourceCorrupt
-from lorax_serve.server.store.content import content_digest, file_digest, is_adapter_file
+from lorax_serve.server.store.content import (
+    FolderState,
+    content_digest,
+    file_digest,
+    file_state,
+    is_adapter_file,
+)
 from lorax_serve.server.threads import run_whole
 
 # Writes one file to a path, from where an earlier attempt left off.
@@ -22,6 +28,7 @@ class Incoming:
         self._files = adapter.files
         self._folder = folder
         self.num_bytes = sum(file.num_bytes for file in adapter.files)
+        self.state: FolderState = {}  # of the files as they were when they were hashed
         self._fetched: dict[str, int] = {}  # bytes by file name
 
     @property
@@ -71,6 +78,7 @@ class Incoming:
             await fetch(file, path, lambda num_new: self._count(file, num_new))
         if path.stat().st_size != file.num_bytes:
             return None
+        self.state[file.name] = file_state(path)
         digest = await run_whole(file_digest, path)
         return digest if file.sha256 in (None, digest) else None
 
