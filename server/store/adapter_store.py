@@ -20,11 +20,10 @@ from lorax_serve.server.errors import ServeError
 from lorax_serve.server.sources.source import RemoteAdapter, SourceCorrupt
 from lorax_serve.server.store.content import (
     FolderState,
-    folder_bytes,
     folder_digest,
     folder_state,
 )
-from lorax_serve.server.store.folders import StoreFolders
+from lorax_serve.server.store.folders import StoreFolders, charged_to
 from lorax_serve.server.store.incoming import Fetch, Incoming
 from lorax_serve.server.store.lease import Entry, Lease
 from lorax_serve.server.store.names import KnownNames, Meaning
@@ -44,8 +43,7 @@ class AdapterStore:
         self._folders = StoreFolders(root)
         found = sorted(self._folders.entries(), key=lambda entry: entry[3])
         self._entries = OrderedDict(  # the least recently used first
-            (digest, Entry(digest, path, num_bytes, state=None))
-            for digest, path, num_bytes, _ in found
+            (digest, Entry(digest, path, charged, state=None)) for digest, path, charged, _ in found
         )
         self._dropped: set[Entry] = set()  # theirs is a folder that goes once nobody holds it
         self._refetched: OrderedDict[str, None] = OrderedDict()  # because the engine refused them
@@ -60,10 +58,12 @@ class AdapterStore:
         return len(self._entries)
 
     @property
-    def num_bytes(self) -> int:
-        """Bytes on the disk, unfinished downloads included, and what is promised to new ones."""
-        running = sum(incoming.num_bytes for incoming in self._incoming.values())
-        whole = sum(e.num_bytes for e in chain(self._entries.values(), self._dropped))
+    def charged_bytes(self) -> int:
+        """Bytes charged to the quota: whole adapters, unfinished downloads, and what is promised
+        to new ones.
+        """
+        running = sum(incoming.charged_bytes for incoming in self._incoming.values())
+        whole = sum(e.charged_bytes for e in chain(self._entries.values(), self._dropped))
         return whole + sum(self._unfinished.values()) + running
 
     def close(self) -> None:
@@ -149,7 +149,9 @@ class AdapterStore:
             self._unfinished.pop(key, None)
             self._incoming[key] = incoming
             unheld = [entry for entry in self._entries.values() if not entry.num_leases]
-            evictable = sum(self._unfinished.values()) + sum(entry.num_bytes for entry in unheld)
+            evictable = sum(self._unfinished.values()) + sum(
+                entry.charged_bytes for entry in unheld
+            )
             if self._num_too_many() > evictable:  # so that what is here is not lost for nothing
                 raise _no_room()
             while self._num_too_many() > 0:
@@ -159,7 +161,7 @@ class AdapterStore:
     def _num_too_many(self) -> int:
         """Bytes that must go for everything entered to fit, zero or less when it does."""
         missing = sum(incoming.num_missing for incoming in self._incoming.values())
-        over_quota = self.num_bytes - self._quota.max_bytes
+        over_quota = self.charged_bytes - self._quota.max_bytes
         return max(over_quota, missing - self._quota.spare_bytes(self._folders.root))
 
     async def _evict_one(self) -> bool:
@@ -221,7 +223,7 @@ class AdapterStore:
                     return Lease(there)
                 await self._drop(there)
             incoming, path = self._incoming[key], self._folders.free_path(digest)
-            entry = Entry(digest, path, incoming.num_bytes, incoming.state)
+            entry = Entry(digest, path, incoming.charged_bytes, incoming.state)
             try:
                 await run_whole(self._folders.publish, key, path)
             finally:
@@ -234,7 +236,7 @@ class AdapterStore:
         self._incoming.pop(key, None)
         with contextlib.suppress(FileNotFoundError):  # it was published, or never begun
             if keep:
-                self._unfinished[key] = folder_bytes(folder)
+                self._unfinished[key] = charged_to(folder)
             else:
                 await run_whole(self._folders.delete, folder)
 

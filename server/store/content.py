@@ -61,12 +61,6 @@ def folder_state(folder: Path) -> FolderState:
     return {name: file_state(folder / name) for name in os.listdir(folder)}
 
 
-def folder_bytes(folder: Path) -> int:
-    """Bytes of the files in a flat folder. Raises OSError."""
-    with os.scandir(folder) as entries:
-        return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
-
-
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` survive a power failure. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

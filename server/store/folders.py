@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from lorax_serve.server.store.content import folder_bytes, sync_file, sync_folder
+from lorax_serve.server.store.content import folder_state, sync_file, sync_folder
+from lorax_serve.server.store.room import charged_bytes
 
 MAX_PARTIAL_AGE: Final = 24 * 3600.0  # seconds an unfinished download is kept over restarts
 
@@ -60,15 +61,15 @@ class StoreFolders:
         return self._partial / key
 
     def entries(self) -> Iterator[tuple[str, Path, int, float]]:
-        """Digest, folder, bytes and time of last use (of `time.time`) of every entry."""
+        """Digest, folder, charged bytes and time of last use (of `time.time`) of every entry."""
         for digest, copies in self._copies("??/*").items():
             path = copies[max(copies)]
-            yield digest, path, folder_bytes(path), path.stat().st_mtime
+            yield digest, path, charged_to(path), path.stat().st_mtime
 
     def partials(self) -> Iterator[tuple[str, int]]:
-        """Key and bytes of every unfinished download, the oldest first."""
+        """Key and charged bytes of every unfinished download, the oldest first."""
         for path in sorted(self._partial.iterdir(), key=lambda path: path.stat().st_mtime):
-            yield path.name, folder_bytes(path)
+            yield path.name, charged_to(path)
 
     def touch(self, entry: Path) -> None:
         """Note a use, for the order of eviction after a restart."""
@@ -126,3 +127,8 @@ class StoreFolders:
             if match is not None and path.is_dir():
                 copies.setdefault(match[1], {})[int(match[2] or 0)] = path
         return copies
+
+
+def charged_to(folder: Path) -> int:
+    """What an adapter's folder counts in the quota. Raises OSError."""
+    return charged_bytes(num_bytes for num_bytes, *_ in folder_state(folder).values())

@@ -12,6 +12,7 @@ from lorax_serve.server.store.content import (
     file_state,
     is_adapter_file,
 )
+from lorax_serve.server.store.room import charged_bytes
 from lorax_serve.server.threads import run_whole
 
 # Writes one file to a path, from where an earlier attempt left off.
@@ -27,14 +28,14 @@ class Incoming:
             raise ValueError("an adapter has no such file")
         self._files = adapter.files
         self._folder = folder
-        self.num_bytes = sum(file.num_bytes for file in adapter.files)
+        self.charged_bytes = charged_bytes(file.num_bytes for file in adapter.files)
         self.state: FolderState = {}  # of the files as they were when they were hashed
         self._fetched: dict[str, int] = {}  # bytes by file name
 
     @property
     def num_missing(self) -> int:
-        """Bytes that are still to be written."""
-        return max(self.num_bytes - sum(self._fetched.values()), 0)
+        """Bytes of the disk that are still to be taken."""
+        return max(self.charged_bytes - sum(self._fetched.values()), 0)
 
     async def fetch_all(self, fetch: Fetch) -> str:
         """The content digest of what is then in the folder.

@@ -14,7 +14,7 @@ class Entry:
 
     digest: str
     path: Path
-    num_bytes: int
+    charged_bytes: int
     state: FolderState | None  # when this process found its bytes to be what the digest says
     distrusted: bool = False  # the engine could make nothing of it
     num_leases: int = 0

@@ -106,14 +106,14 @@ async def test_a_damaged_entry_stays_while_others_hold_it(
     assert fetched and new.digest == held.digest and new.path != held.path
     assert folder_digest(new.path) == new.digest
     assert (held.path / WEIGHTS_NAME).read_bytes() == b"x" * len(CONTENT)
-    with_both = store.num_bytes
+    with_both = store.charged_bytes
     other = held.share()
     held.release()
     await asyncio.sleep(0.05)
     assert other.path.is_dir()
     other.release()
     await until(lambda: not held.path.exists())
-    await until(lambda: store.num_bytes == with_both // 2)
+    await until(lambda: store.charged_bytes == with_both // 2)
     assert (new.path / WEIGHTS_NAME).read_bytes() == CONTENT
     assert (await get(store))[1] is False
     assert store.num_entries == 1
