@@ -18,7 +18,12 @@ from lorax_serve.ipc.messages import AdapterAction
 from lorax_serve.ipc.types import AdapterRef, ErrorCode
 from lorax_serve.server.adapter_aliases import Target
 from lorax_serve.server.adapter_records import AdapterRecords
-from lorax_serve.server.adapter_resolver import LOCAL, AdapterResolver, ResolvedAdapter
+from lorax_serve.server.adapter_resolver import (
+    LOCAL,
+    AdapterResolver,
+    ResolvedAdapter,
+    engine_refused,
+)
 from lorax_serve.server.engine import Engine
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.sources.local import LocalAdapters
@@ -88,7 +93,7 @@ class AdapterOperations:
                 if pin:
                     await self._pin(Target(adapter.source, name), adapter)
                 else:
-                    await self._command(AdapterAction.LOAD, adapter.ref)
+                    await self._command(AdapterAction.LOAD, adapter)
                 self._resolver.aliases.put(name, target)
                 if old is not None and (not pin or old.source != target.source):
                     await self._unpin(Target(old.source, name))
@@ -115,7 +120,7 @@ class AdapterOperations:
             if pin:
                 await self._pin(target, adapter)
             else:
-                await self._command(AdapterAction.LOAD, adapter.ref)
+                await self._command(AdapterAction.LOAD, adapter)
             self._records.note(adapter)
 
     async def pin(self, name: str, source: str | None, token: str | None) -> Changed:
@@ -143,7 +148,7 @@ class AdapterOperations:
                 if key in self._pins:
                     await self._pin(key, adapter)
                 else:
-                    await self._command(AdapterAction.LOAD, adapter.ref)
+                    await self._command(AdapterAction.LOAD, adapter)
                 self._records.note(adapter)
                 return Changed(adapter.ref, adapter.source, before)
 
@@ -189,7 +194,7 @@ class AdapterOperations:
         if before is not None and before.ref == adapter.ref:
             return
         try:
-            await self._command(AdapterAction.PIN, adapter.ref)
+            await self._command(AdapterAction.PIN, adapter)
         except BaseException:  # the engine may have done it all the same
             with contextlib.suppress(ServeError):
                 await self._engine.command(AdapterAction.UNPIN, adapter.ref)
@@ -207,14 +212,17 @@ class AdapterOperations:
 
     async def _let_go(self, adapter: ResolvedAdapter) -> None:
         try:
-            await self._command(AdapterAction.UNPIN, adapter.ref)
+            await self._command(AdapterAction.UNPIN, adapter)
         finally:
             adapter.release()
 
-    async def _command(self, action: AdapterAction, ref: AdapterRef) -> None:
+    async def _command(self, action: AdapterAction, adapter: ResolvedAdapter) -> None:
         try:
             async with asyncio.timeout(LOAD_SECONDS):
-                await self._engine.command(action, ref)
+                await self._engine.command(action, adapter.ref)
+        except ServeError as error:
+            engine_refused((adapter,), error.code)
+            raise
         except TimeoutError:
             raise ServeError(
                 ErrorCode.ADAPTER_UNAVAILABLE, "The engine had no room for the adapter in time."

@@ -1,6 +1,6 @@
 """From an adapter's name in a request to files that stay as long as the request needs them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final
@@ -16,6 +16,9 @@ from lorax_serve.server.sources.source import RemoteAdapter
 from lorax_serve.server.store.lease import Lease
 
 LOCAL: Final = "local"
+
+# How the engine says that an adapter's files are damaged, or not all there.
+_DAMAGED: Final = frozenset({ErrorCode.ADAPTER_CORRUPT, ErrorCode.MODEL_NOT_FOUND})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,19 @@ class ResolvedAdapter:
     def release(self) -> None:
         if self.lease is not None:
             self.lease.release()
+
+
+def engine_refused(adapters: Sequence[ResolvedAdapter], code: ErrorCode) -> None:
+    """The engine could not use this adapter, or the merge of these: damaged files are to be fetched
+    again for the next request. The parts of a merge are only looked at; one of them is to blame.
+    """
+    if code not in _DAMAGED:
+        return
+    for lease in [adapter.lease for adapter in adapters if adapter.lease is not None]:
+        if len(adapters) == 1:
+            lease.distrust()
+        else:
+            lease.recheck()
 
 
 class AdapterResolver:

@@ -17,6 +17,7 @@ from lorax_serve.ipc.types import (
     StopConditions,
 )
 from lorax_serve.server.adapter_records import AdapterRecord
+from lorax_serve.server.adapter_resolver import ResolvedAdapter
 from lorax_serve.server.asked_adapter import AskedAdapter, held_adapter
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.request import Constraint, GenerationRequest
@@ -35,7 +36,8 @@ class Accepted:
     skip_special_tokens: bool
     num_prompt_characters: int
     adapter_source: str | None  # None: the base model
-    adapter_records: tuple[AdapterRecord, ...]  # of the adapter, or of a merge's parts
+    adapters: tuple[ResolvedAdapter, ...]  # the adapter, or a merge's parts
+    adapter_records: tuple[AdapterRecord, ...]  # of these
     grammar_warnings: tuple[str, ...]
 
     @property
@@ -133,6 +135,7 @@ def _accepted(
         skip_special_tokens=asked.skip_special_tokens,
         num_prompt_characters=len(asked.prompt) if isinstance(asked.prompt, str) else 0,
         adapter_source=adapter.source,
+        adapters=adapter.adapters,
         adapter_records=adapter.records,
         grammar_warnings=warnings,
     )

@@ -16,10 +16,11 @@ from lorax_serve.server.service import Service
 class AskedAdapter:
     ref: AnyAdapterRef | None  # None: the base model
     source: str | None
-    records: tuple[AdapterRecord, ...]  # of the adapter, or of a merge's parts
+    adapters: tuple[ResolvedAdapter, ...]  # one, or a merge's parts
+    records: tuple[AdapterRecord, ...]  # of these
 
 
-_BASE = AskedAdapter(None, None, ())
+_BASE = AskedAdapter(None, None, (), ())
 
 
 @asynccontextmanager
@@ -43,7 +44,8 @@ async def held_adapter(service: Service, asked: GenerationRequest) -> AsyncItera
     with ExitStack() as held:
         adapters = [held.enter_context(await _resolve(service, each, asked)) for each in ids]
         ref = adapters[0].ref if merge is None else _merged(merge, adapters)
-        yield AskedAdapter(ref, adapters[0].source, _used(service, adapters, held))
+        used = _used(service, adapters, held)
+        yield AskedAdapter(ref, adapters[0].source, tuple(adapters), used)
 
 
 async def _resolve(service: Service, adapter_id: str, asked: GenerationRequest) -> ResolvedAdapter:

@@ -180,7 +180,9 @@ class RemoteAdapters:
 
         try:
             async with self._places:
-                return await self._store.receive(adapter_id, adapter, fetch)
+                # It may have come since the store was asked: by another name, or just before.
+                there = await self._store.lease(adapter)
+                return there or await self._store.receive(adapter_id, adapter, fetch)
         except SourceCorrupt:  # the bytes are the same for everybody
             raise
         except SourceError as error:

@@ -6,17 +6,24 @@ methods are called on one event loop; what may block for long runs on threads.
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 from collections import OrderedDict
+from itertools import chain
 from pathlib import Path
+from typing import Final
 
 import structlog
 
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.sources.source import RemoteAdapter, SourceCorrupt
-from lorax_serve.server.store.content import folder_bytes, folder_digest, folder_stamp
-from lorax_serve.server.store.folders import StoreFolders
+from lorax_serve.server.store.content import (
+    FolderState,
+    folder_digest,
+    folder_state,
+)
+from lorax_serve.server.store.folders import StoreFolders, charged_to
 from lorax_serve.server.store.incoming import Fetch, Incoming
 from lorax_serve.server.store.lease import Entry, Lease
 from lorax_serve.server.store.names import KnownNames, Meaning
@@ -25,17 +32,22 @@ from lorax_serve.server.threads import run_whole
 
 log = structlog.get_logger(__name__)
 
+SHORT_DIGEST: Final = 12  # characters of a digest that are logged
+_MAX_REFETCHED: Final = 4096
+
 
 class AdapterStore:
     def __init__(self, root: Path, quota: Quota) -> None:
         """Takes over what a run before left at `root`. Raises StoreBusy, and OSError."""
         self._quota = quota
         self._folders = StoreFolders(root)
-        found = sorted(self._folders.entries(), key=lambda entry: entry[2])
+        found = sorted(self._folders.entries(), key=lambda entry: entry[3])
         self._entries = OrderedDict(  # the least recently used first
-            (digest, Entry(digest, self._folders.entry(digest), num_bytes))
-            for digest, num_bytes, _ in found
+            (digest, Entry(digest, path, charged, state=None)) for digest, path, charged, _ in found
         )
+        self._dropped: set[Entry] = set()  # theirs is a folder that goes once nobody holds it
+        self._refetched: OrderedDict[str, None] = OrderedDict()  # because the engine refused them
+        self._burials: set[asyncio.Task[None]] = set()
         self._names = KnownNames(self._folders.names, self._entries)
         self._unfinished = dict(self._folders.partials())  # bytes by key, nobody at work on them
         self._incoming: dict[str, Incoming] = {}
@@ -46,10 +58,12 @@ class AdapterStore:
         return len(self._entries)
 
     @property
-    def num_bytes(self) -> int:
-        """Bytes on the disk, unfinished downloads included, and what is promised to new ones."""
-        running = sum(incoming.num_bytes for incoming in self._incoming.values())
-        whole = sum(entry.num_bytes for entry in self._entries.values())
+    def charged_bytes(self) -> int:
+        """Bytes charged to the quota: whole adapters, unfinished downloads, and what is promised
+        to new ones.
+        """
+        running = sum(incoming.charged_bytes for incoming in self._incoming.values())
+        whole = sum(e.charged_bytes for e in chain(self._entries.values(), self._dropped))
         return whole + sum(self._unfinished.values()) + running
 
     def close(self) -> None:
@@ -65,6 +79,8 @@ class AdapterStore:
 
     def remember(self, adapter_id: str, adapter: RemoteAdapter, lease: Lease) -> None:
         """Note what a name means, beyond the end of this process if the disk permits."""
+        if lease.digest not in self._entries:
+            return
         try:
             self._names.remember(adapter_id, adapter, lease.digest)
         except OSError as error:
@@ -76,22 +92,27 @@ class AdapterStore:
             self._names.forget(source, adapter_id)
 
     async def lease(self, adapter: RemoteAdapter) -> Lease | None:
-        """A hold on this revision's bytes if they are here, as they should be."""
+        """A hold on this revision's bytes if they are here, as they should be.
+
+        An entry that is damaged, or that the engine found to be so, is dropped: none is returned.
+        """
         entry = self._entries.get(self._names.digest(adapter) or "")
         if entry is None:
             return None
         lease = Lease(entry)
         try:
-            if await self._is_whole(entry):
+            if await self._is_whole(entry) and self._entries.get(entry.digest) is entry:
                 self._entries.move_to_end(entry.digest)
-                self._folders.touch(entry.digest)
+                self._folders.touch(entry.path)
                 return lease
         except BaseException:
             lease.release()
             raise
         lease.release()
         async with self._changing:
-            await self._discard(entry)
+            if self._entries.get(entry.digest) is entry:
+                log.warning("adapter_files_damaged", digest=entry.digest[:SHORT_DIGEST])
+                await self._drop(entry)
         return None
 
     async def receive(self, adapter_id: str, adapter: RemoteAdapter, fetch: Fetch) -> Lease:
@@ -128,7 +149,9 @@ class AdapterStore:
             self._unfinished.pop(key, None)
             self._incoming[key] = incoming
             unheld = [entry for entry in self._entries.values() if not entry.num_leases]
-            evictable = sum(self._unfinished.values()) + sum(entry.num_bytes for entry in unheld)
+            evictable = sum(self._unfinished.values()) + sum(
+                entry.charged_bytes for entry in unheld
+            )
             if self._num_too_many() > evictable:  # so that what is here is not lost for nothing
                 raise _no_room()
             while self._num_too_many() > 0:
@@ -138,7 +161,7 @@ class AdapterStore:
     def _num_too_many(self) -> int:
         """Bytes that must go for everything entered to fit, zero or less when it does."""
         missing = sum(incoming.num_missing for incoming in self._incoming.values())
-        over_quota = self.num_bytes - self._quota.max_bytes
+        over_quota = self.charged_bytes - self._quota.max_bytes
         return max(over_quota, missing - self._quota.spare_bytes(self._folders.root))
 
     async def _evict_one(self) -> bool:
@@ -150,44 +173,62 @@ class AdapterStore:
             return True
         for entry in self._entries.values():
             if entry.num_leases == 0:
-                await self._remove(entry)
+                await self._drop(entry)
                 return True
         return False
 
-    async def _remove(self, entry: Entry) -> None:
-        if not entry.num_leases:
-            await self._discard(entry)
-
-    async def _discard(self, entry: Entry) -> None:
-        """Without regard to leases: nobody is served by bytes that are not what they should be."""
-        if self._entries.get(entry.digest) is not entry:
-            return
+    async def _drop(self, entry: Entry) -> None:
+        """Forget the entry, and delete its folder as soon as nobody holds it."""
         del self._entries[entry.digest]
         self._names.forget_entry(entry.digest)
-        await run_whole(self._folders.delete, entry.path)
+        if entry.distrusted:
+            self._refetched[entry.digest] = None
+            if len(self._refetched) > _MAX_REFETCHED:
+                self._refetched.popitem(last=False)
+        self._dropped.add(entry)
+        if entry.num_leases:
+            entry.when_unheld = functools.partial(self._bury_later, entry)
+        else:
+            await self._bury(entry)
+
+    def _bury_later(self, entry: Entry) -> None:
+        task = asyncio.get_running_loop().create_task(self._bury(entry))
+        self._burials.add(task)
+        task.add_done_callback(self._burials.discard)
+
+    async def _bury(self, entry: Entry) -> None:
+        try:
+            await run_whole(self._folders.delete, entry.path)
+        finally:
+            self._dropped.discard(entry)
 
     async def _is_whole(self, entry: Entry) -> bool:
-        """Whether the bytes are what they should be; that is found out once in the life of a
-        process, and again when the files are not those that were looked at.
+        """Whether the bytes are there and are what they should be. They are read only if the files
+        are not as they were when that was found out last.
         """
         async with entry.verifying:
-            stamp = folder_stamp(entry.path)
-            if stamp is None or stamp == entry.verified:
-                return stamp is not None
-            entry.verified = stamp if await run_whole(_has_digest, entry) else None
-            return entry.verified is not None
+            # What came again as it was is the source's doing: fetching it once more is of no use.
+            if entry.distrusted and entry.digest not in self._refetched:
+                return False
+            entry.state = await run_whole(_whole_state, entry)
+            return entry.state is not None
 
     async def _publish(self, key: str, digest: str) -> Lease:
         async with self._changing:
             there = self._entries.get(digest)
-            if there is not None and not await self._is_whole(there):
-                await self._discard(there)
-            num_bytes = self._incoming[key].num_bytes
-            await run_whole(self._folders.publish, key, digest)
-            path = self._folders.entry(digest)
-            entry = self._entries.setdefault(digest, Entry(digest, path, num_bytes))
-            entry.verified = folder_stamp(path)
-            self._entries.move_to_end(digest)
+            if there is not None:
+                if await self._is_whole(there):
+                    await run_whole(self._folders.delete, self._folders.partial(key))
+                    self._entries.move_to_end(digest)
+                    return Lease(there)
+                await self._drop(there)
+            incoming, path = self._incoming[key], self._folders.free_path(digest)
+            entry = Entry(digest, path, incoming.charged_bytes, incoming.state)
+            try:
+                await run_whole(self._folders.publish, key, path)
+            finally:
+                if path.is_dir():  # even if whoever wanted it has left meanwhile
+                    self._entries[digest] = entry
             return Lease(entry)
 
     async def _settle(self, key: str, folder: Path, *, keep: bool) -> None:
@@ -195,16 +236,18 @@ class AdapterStore:
         self._incoming.pop(key, None)
         with contextlib.suppress(FileNotFoundError):  # it was published, or never begun
             if keep:
-                self._unfinished[key] = folder_bytes(folder)
+                self._unfinished[key] = charged_to(folder)
             else:
                 await run_whole(self._folders.delete, folder)
 
 
-def _has_digest(entry: Entry) -> bool:
-    try:
-        return folder_digest(entry.path) == entry.digest
-    except OSError:
-        return False
+def _whole_state(entry: Entry) -> FolderState | None:
+    """What the files of an entry that is whole are like; None of one that is damaged."""
+    with contextlib.suppress(OSError):
+        state = folder_state(entry.path)
+        if state == entry.state or folder_digest(entry.path) == entry.digest:
+            return state
+    return None
 
 
 def _no_room() -> ServeError:

@@ -10,12 +10,13 @@ from typing import Final
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHT_FILE: Final = "adapter_model.safetensors"
 
+# Size, time of modification in nanoseconds, inode: others once the file is another, or changed.
+FileState = tuple[int, int, int]
+FolderState = dict[str, FileState]  # by file name
+
 _SHARD: Final = re.compile(r"adapter_model-[0-9]{5}-of-[0-9]{5}\.safetensors")
 # Part of every digest, so that another way of counting can never give an equal one.
 _TAG: Final = b"lorax-serve adapter 1\n"
-
-# Of each file its name, inode, size and time of change in nanoseconds.
-FolderStamp = tuple[tuple[str, int, int, int], ...]
 
 
 def is_adapter_file(name: str) -> bool:
@@ -47,10 +48,17 @@ def folder_digest(folder: Path) -> str:
     return content_digest((name, file_digest(folder / name)) for name in os.listdir(folder))
 
 
-def folder_bytes(folder: Path) -> int:
-    """Bytes of the files in a flat folder. Raises OSError."""
-    with os.scandir(folder) as entries:
-        return sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+def file_state(path: Path) -> FileState:
+    """Raises OSError."""
+    status = path.stat(follow_symlinks=False)
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def folder_state(folder: Path) -> FolderState:
+    """What tells, without reading them, whether a flat folder's files are still the same. Raises
+    OSError.
+    """
+    return {name: file_state(folder / name) for name in os.listdir(folder)}
 
 
 def sync_folder(folder: Path) -> None:
@@ -69,13 +77,3 @@ def sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def folder_stamp(folder: Path) -> FolderStamp | None:
-    """Changes whenever somebody changes, replaces or deletes a file there; None without folder."""
-    try:
-        with os.scandir(folder) as files:
-            stats = [(file.name, file.stat(follow_symlinks=False)) for file in files]
-    except OSError:
-        return None
-    return tuple(sorted((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in stats))

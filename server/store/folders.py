@@ -1,6 +1,7 @@
 """The store on disk: where entries, unfinished downloads and rubbish lie.
 
     sha256/ab/cdef…/    one adapter; the path is its content digest. Comes into being by a rename
+    sha256/ab/cdef….1/  the same, fetched again while a damaged one was still held
     partial/<key>/      a download under way, or one to be resumed
     trash/              what is being deleted
     names/              what names meant last; see `names.py`
@@ -20,11 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from lorax_serve.server.store.content import folder_bytes, sync_file, sync_folder
+from lorax_serve.server.store.content import folder_state, sync_file, sync_folder
+from lorax_serve.server.store.room import charged_bytes
 
 MAX_PARTIAL_AGE: Final = 24 * 3600.0  # seconds an unfinished download is kept over restarts
 
-_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_ENTRY: Final = re.compile(r"([0-9a-f]{64})(?:\.([0-9]{1,9}))?")
 
 
 class StoreBusy(Exception):
@@ -55,38 +57,37 @@ class StoreFolders:
     def close(self) -> None:
         os.close(self._lock)
 
-    def entry(self, digest: str) -> Path:
-        return self._entries / digest[:2] / digest[2:]
-
     def partial(self, key: str) -> Path:
         return self._partial / key
 
-    def entries(self) -> Iterator[tuple[str, int, float]]:
-        """Digest, bytes and time of last use (of `time.time`) of every entry."""
-        for path in self._entries.glob("??/*"):
-            digest = path.parent.name + path.name
-            if _DIGEST.fullmatch(digest) and path.is_dir():
-                yield digest, folder_bytes(path), path.stat().st_mtime
+    def entries(self) -> Iterator[tuple[str, Path, int, float]]:
+        """Digest, folder, charged bytes and time of last use (of `time.time`) of every entry."""
+        for digest, copies in self._copies("??/*").items():
+            path = copies[max(copies)]
+            yield digest, path, charged_to(path), path.stat().st_mtime
 
     def partials(self) -> Iterator[tuple[str, int]]:
-        """Key and bytes of every unfinished download, the oldest first."""
+        """Key and charged bytes of every unfinished download, the oldest first."""
         for path in sorted(self._partial.iterdir(), key=lambda path: path.stat().st_mtime):
-            yield path.name, folder_bytes(path)
+            yield path.name, charged_to(path)
 
-    def touch(self, digest: str) -> None:
+    def touch(self, entry: Path) -> None:
         """Note a use, for the order of eviction after a restart."""
         with contextlib.suppress(OSError):  # it decides nothing but that order
-            os.utime(self.entry(digest))
+            os.utime(entry)
 
-    def publish(self, key: str, digest: str) -> None:
-        """Make the finished download `key` the entry `digest`, for good when this returns."""
-        folder, entry = self.partial(key), self.entry(digest)
+    def free_path(self, digest: str) -> Path:
+        """Where an entry can be put, beside those called so that somebody may still read."""
+        first = self._entries / digest[:2] / digest[2:]
+        taken = self._copies(f"{digest[:2]}/{digest[2:]}*").get(digest)
+        return first if taken is None else first.with_name(f"{first.name}.{max(taken) + 1}")
+
+    def publish(self, key: str, entry: Path) -> None:
+        """Make the finished download `key` the entry at a free path, for good when this returns."""
+        folder = self.partial(key)
         for name in os.listdir(folder):
             sync_file(folder / name)
         sync_folder(folder)
-        if entry.exists():
-            self.delete(folder)
-            return
         entry.parent.mkdir(exist_ok=True)
         os.rename(folder, entry)
         for changed in (entry.parent, self._entries, self._partial):
@@ -100,6 +101,9 @@ class StoreFolders:
 
     def _tidy(self) -> None:
         self._empty_trash()
+        for copies in self._copies("??/*").values():
+            for number in copies.keys() - {max(copies)}:
+                self._discard(copies[number])
         oldest = time.time() - MAX_PARTIAL_AGE
         for path in list(self._partial.iterdir()):
             if not path.is_dir() or path.stat().st_mtime < oldest:
@@ -114,3 +118,17 @@ class StoreFolders:
             shutil.rmtree(path, ignore_errors=True)  # another thread may be at the same rubbish
         else:
             path.unlink(missing_ok=True)
+
+    def _copies(self, pattern: str) -> dict[str, dict[int, Path]]:
+        """Folders of entries, by digest and how often it had been there before."""
+        copies: dict[str, dict[int, Path]] = {}
+        for path in self._entries.glob(pattern):
+            match = _ENTRY.fullmatch(f"{path.parent.name}{path.name}")
+            if match is not None and path.is_dir():
+                copies.setdefault(match[1], {})[int(match[2] or 0)] = path
+        return copies
+
+
+def charged_to(folder: Path) -> int:
+    """What an adapter's folder counts in the quota. Raises OSError."""
+    return charged_bytes(num_bytes for num_bytes, *_ in folder_state(folder).values())

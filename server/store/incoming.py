@@ -5,7 +5,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from lorax_serve.server.sources.source import OnBytes, RemoteAdapter, RemoteFile, SourceCorrupt
-from lorax_serve.server.store.content import content_digest, file_digest, is_adapter_file
+from lorax_serve.server.store.content import (
+    FolderState,
+    content_digest,
+    file_digest,
+    file_state,
+    is_adapter_file,
+)
+from lorax_serve.server.store.room import charged_bytes
 from lorax_serve.server.threads import run_whole
 
 # Writes one file to a path, from where an earlier attempt left off.
@@ -21,13 +28,14 @@ class Incoming:
             raise ValueError("an adapter has no such file")
         self._files = adapter.files
         self._folder = folder
-        self.num_bytes = sum(file.num_bytes for file in adapter.files)
+        self.charged_bytes = charged_bytes(file.num_bytes for file in adapter.files)
+        self.state: FolderState = {}  # of the files as they were when they were hashed
         self._fetched: dict[str, int] = {}  # bytes by file name
 
     @property
     def num_missing(self) -> int:
-        """Bytes that are still to be written."""
-        return max(self.num_bytes - sum(self._fetched.values()), 0)
+        """Bytes of the disk that are still to be taken."""
+        return max(self.charged_bytes - sum(self._fetched.values()), 0)
 
     async def fetch_all(self, fetch: Fetch) -> str:
         """The content digest of what is then in the folder.
@@ -71,6 +79,7 @@ class Incoming:
             await fetch(file, path, lambda num_new: self._count(file, num_new))
         if path.stat().st_size != file.num_bytes:
             return None
+        self.state[file.name] = file_state(path)
         digest = await run_whole(file_digest, path)
         return digest if file.sha256 in (None, digest) else None
 

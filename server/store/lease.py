@@ -1,10 +1,11 @@
 """Holding an entry of the store, so that it is not evicted meanwhile."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorax_serve.server.store.content import FolderStamp
+from lorax_serve.server.store.content import FolderState
 
 
 @dataclass(eq=False, slots=True)
@@ -13,10 +14,11 @@ class Entry:
 
     digest: str
     path: Path
-    num_bytes: int
-    # Of its files when this process found that their bytes are what the digest says.
-    verified: FolderStamp | None = None
+    charged_bytes: int
+    state: FolderState | None  # when this process found its bytes to be what the digest says
+    distrusted: bool = False  # the engine could make nothing of it
     num_leases: int = 0
+    when_unheld: Callable[[], None] | None = None
     verifying: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -43,7 +45,20 @@ class Lease:
         """Another hold on the same entry, of its own length."""
         return Lease(self._entry)
 
+    def distrust(self) -> None:
+        """The engine found the files damaged: they are to be fetched again, if once already they
+        were not.
+        """
+        self._entry.distrusted = True
+
+    def recheck(self) -> None:
+        """The files may be damaged: they are to be hashed again before their next use."""
+        self._entry.state = None
+
     def release(self) -> None:
-        if self._held:
-            self._held = False
-            self._entry.num_leases -= 1
+        if not self._held:
+            return
+        self._held = False
+        self._entry.num_leases -= 1
+        if not self._entry.num_leases and self._entry.when_unheld is not None:
+            self._entry.when_unheld()

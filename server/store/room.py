@@ -1,10 +1,22 @@
 """How much the store may still write: the operator's quota, and what the disk has to spare."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
+
+from lorax_serve.server.store.names import MAX_NAMES_PER_ENTRY
+
+BLOCK_BYTES: Final = 4096  # what file systems give a file is a multiple of this
+# Beside its files an adapter takes a folder, and a small file for each of its names: as many as
+# there may be. So the quota also bounds the number of adapters, and of inodes.
+ENTRY_BYTES: Final = (1 + MAX_NAMES_PER_ENTRY) * BLOCK_BYTES
+
+
+def charged_bytes(file_bytes: Iterable[int]) -> int:
+    """What an adapter whose files have these sizes counts in the quota."""
+    return ENTRY_BYTES + sum(-(-num_bytes // BLOCK_BYTES) for num_bytes in file_bytes) * BLOCK_BYTES
 
 
 class DiskState(Protocol):

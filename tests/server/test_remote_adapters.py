@@ -1,7 +1,7 @@
 """Who gets which bytes: tenant isolation and faults 18 to 24, over a hub on real sockets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -382,6 +382,26 @@ async def test_fault_19_an_entry_deleted_from_disk_is_fetched_again(site: Site) 
     lease.path.rmdir()
     lease.release()
     assert bytes_of(await site.get("org/open")) == WEIGHTS
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"<html>")])
+async def test_fault_19_one_damaged_file_is_fetched_again_once(
+    site: Site, damage: Callable[[Path], object]
+) -> None:
+    running = await site.get("org/open")
+    damage(running.path / "adapter_model.safetensors")
+    leases = await asyncio.gather(*(site.get("org/open") for _ in range(9)))
+    assert {bytes_of(lease) for lease in leases} == {WEIGHTS}
+    assert site.hub.num_weight_requests == 2
+    assert running.path.is_dir(), "requests that run keep what they have"
+    assert running.path not in {lease.path for lease in leases}
+
+
+async def test_fault_19_what_is_gone_here_and_there_is_not_found(site: Site) -> None:
+    lease = await site.get("org/open")
+    (lease.path / "adapter_model.safetensors").unlink()
+    del site.hub.repositories["org/open"]
+    assert (await site.refusal("org/open")).code is ErrorCode.MODEL_NOT_FOUND
 
 
 async def test_other_sources_are_named(site: Site) -> None:

@@ -27,11 +27,11 @@ from lorax_serve.server.store.content import (
 )
 from lorax_serve.server.store.folders import StoreBusy
 from lorax_serve.server.store.incoming import OnBytes
-from lorax_serve.server.store.room import Quota
+from lorax_serve.server.store.room import BLOCK_BYTES, Quota, charged_bytes
 from store_cases import CONFIG_NAME, WEIGHTS_NAME, not_asked, remote, sending
 
 SUPPORT = Path(__file__).parents[2] / "support"
-KB = 1024
+UNIT = 64 * 1024  # as much as every adapter is charged for its folder and names
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Disk:
     f_frsize: int = 1
 
 
-def quota(max_bytes: int = 100 * KB, disk: Disk | None = None, free_bytes: int = 0) -> Quota:
+def quota(max_bytes: int = 100 * UNIT, disk: Disk | None = None, free_bytes: int = 0) -> Quota:
     state = disk or Disk(2**40)
     return Quota(max_bytes=max_bytes, free_bytes=free_bytes, disk_state=lambda folder: state)
 
@@ -59,7 +59,7 @@ def files_below(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {"lock"}
 
 
-def weights(fill: str, num_bytes: int = 10 * KB) -> bytes:
+def weights(fill: str, num_bytes: int = 10 * UNIT) -> bytes:
     return fill.encode() * num_bytes
 
 
@@ -82,12 +82,12 @@ async def test_an_entry_is_a_folder_named_by_its_content(
         for name, data in ((WEIGHTS_NAME, content), (CONFIG_NAME, b"{}"))
     )
     assert (lease.path / WEIGHTS_NAME).read_bytes() == content
-    assert store.num_bytes == len(content) + 2
+    assert store.charged_bytes == charged_bytes([len(content), 2])
 
 
 async def test_the_same_bytes_of_two_repositories_are_one_entry(store: AdapterStore) -> None:
     assert await keep(store, "org/a", weights("a")) == await keep(store, "org/b", weights("a"))
-    assert (store.num_entries, store.num_bytes) == (1, 10 * KB + 2)
+    assert (store.num_entries, store.charged_bytes) == (1, charged_bytes([10 * UNIT, 2]))
     for name in ("org/a", "org/b"):
         lease = await store.lease(remote(name, weights("a")))
         assert lease is not None
@@ -100,24 +100,47 @@ async def test_other_content_has_another_digest(store: AdapterStore) -> None:
     assert len(digests) == 2
 
 
+async def test_the_smallest_adapters_take_no_more_of_the_disk_than_the_quota(
+    tmp_path: Path,
+) -> None:
+    """Files take whole blocks, and so do folders and the files that names are kept in."""
+    store = AdapterStore(tmp_path, quota(max_bytes=30 * UNIT))
+    for number in range(40):
+        content = b"%d" % number
+        lease = await store.receive(f"{number}@0", remote("a", content), sending(content))
+        for revision in range(1, 20):
+            store.remember(f"{number}@{revision}", remote("a", content), lease)
+        lease.release()
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"]
+    folders = list((tmp_path / "sha256").glob("??/*"))
+    assert len(folders) == store.num_entries > 10
+    num_blocks = len(folders) + sum(-(-path.stat().st_size // BLOCK_BYTES) for path in files)
+    assert num_blocks * BLOCK_BYTES == store.charged_bytes <= 30 * UNIT
+    before = store.charged_bytes
+    store.close()
+    store = AdapterStore(tmp_path, quota(max_bytes=30 * UNIT))
+    assert store.charged_bytes == before, "after a restart as well"
+    store.close()
+
+
 async def test_what_was_used_longest_ago_goes_first_and_never_what_is_held(
     store: AdapterStore,
 ) -> None:
     for name in "abc":
-        await keep(store, name, weights(name, 30 * KB))
-    held = await store.lease(remote("a", weights("a", 30 * KB)))
+        await keep(store, name, weights(name, 30 * UNIT))
+    held = await store.lease(remote("a", weights("a", 30 * UNIT)))
     assert held is not None
-    await keep(store, "d", weights("d", 30 * KB))  # a was used last, so b goes
+    await keep(store, "d", weights("d", 30 * UNIT))  # a was used last, so b goes
     assert [bool(await there(store, name)) for name in "abcd"] == [True, False, True, True]
     for name in "cd":  # both are now younger than a, which is held
         assert await there(store, name)
-    await keep(store, "e", weights("e", 69 * KB))
+    await keep(store, "e", weights("e", 60 * UNIT))
     assert [bool(await there(store, name)) for name in "acde"] == [True, False, False, True]
     assert held.path.is_dir()
 
 
 async def there(store: AdapterStore, name: str) -> bool:
-    lease = await store.lease(remote(name, weights(name, 30 * KB)))
+    lease = await store.lease(remote(name, weights(name, 30 * UNIT)))
     if lease is not None:
         lease.release()
     return lease is not None
@@ -125,24 +148,26 @@ async def there(store: AdapterStore, name: str) -> bool:
 
 async def test_without_room_nothing_is_fetched(store: AdapterStore, tmp_path: Path) -> None:
     held = await store.receive(
-        "a", remote("a", weights("a", 60 * KB)), sending(weights("a", 60 * KB))
+        "a", remote("a", weights("a", 60 * UNIT)), sending(weights("a", 60 * UNIT))
     )
-    await keep(store, "c", weights("c", 20 * KB))
+    await keep(store, "c", weights("c", 20 * UNIT))
     before = files_below(tmp_path)
     with pytest.raises(ServeError) as caught:
-        await store.receive("b", remote("b", weights("b", 60 * KB)), not_asked)
+        await store.receive("b", remote("b", weights("b", 60 * UNIT)), not_asked)
     assert caught.value.code is ErrorCode.INSUFFICIENT_STORAGE
     assert files_below(tmp_path) == before
     held.release()
-    await keep(store, "b", weights("b", 60 * KB))
+    await keep(store, "b", weights("b", 60 * UNIT))
     assert store.num_entries == 2
 
 
 async def test_fault_23_the_disk_keeps_its_reserve(tmp_path: Path) -> None:
-    disk = Disk(f_bavail=0, f_blocks=1000 * KB)
-    store = AdapterStore(tmp_path, Quota(max_bytes=2**40, free_bytes=KB, disk_state=lambda f: disk))
-    needed = 10 * KB + 2
-    disk.f_bavail = 50 * KB + KB + needed - 1  # 5 % of the disk and a fixed part stay free
+    disk = Disk(f_bavail=0, f_blocks=1000 * UNIT)
+    store = AdapterStore(
+        tmp_path, Quota(max_bytes=2**40, free_bytes=UNIT, disk_state=lambda f: disk)
+    )
+    needed = charged_bytes([10 * UNIT, 2])
+    disk.f_bavail = 50 * UNIT + UNIT + needed - 1  # 5 % of the disk and a fixed part stay free
     with pytest.raises(ServeError) as caught:
         await store.receive("a", remote("a", weights("a")), not_asked)
     assert caught.value.code is ErrorCode.INSUFFICIENT_STORAGE
@@ -160,7 +185,7 @@ async def test_fault_23_the_disk_is_full_all_the_same(store: AdapterStore, tmp_p
         await store.receive("a", remote("a", weights("a")), fetch)
     assert caught.value.code is ErrorCode.INSUFFICIENT_STORAGE
     assert files_below(tmp_path / "store") == set()
-    assert store.num_bytes == 0
+    assert store.charged_bytes == 0
 
 
 SMALL_DISK = """
@@ -200,7 +225,7 @@ def test_fault_23_a_real_disk_that_is_full(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-3:] == ["insufficient_storage", "[]", "1"], done.stderr
 
 
-@pytest.mark.parametrize("spoilt", [b"x" * 10 * KB, b"a" * 9 * KB, b"a" * 11 * KB, b""])
+@pytest.mark.parametrize("spoilt", [b"x" * 10 * UNIT, b"a" * 9 * UNIT, b"a" * 11 * UNIT, b""])
 async def test_fault_21_other_bytes_than_announced_are_not_kept(
     store: AdapterStore, tmp_path: Path, spoilt: bytes
 ) -> None:
@@ -230,7 +255,7 @@ async def test_an_unfinished_download_goes_on_where_it_was(tmp_path: Path) -> No
         store = AdapterStore(tmp_path, quota())
         with pytest.raises(SourceUnavailable):
             await store.receive(name, remote(name, content), half)
-        assert store.num_bytes >= 5000
+        assert store.charged_bytes >= 5000
         if restarts:
             store.close()
             store = AdapterStore(tmp_path, quota())
@@ -262,12 +287,12 @@ async def test_room_is_made_from_unfinished_downloads_first(store: AdapterStore)
         destination.write_bytes(bytes(1))
         raise SourceUnavailable("gone")
 
-    await keep(store, "a", weights("a", 30 * KB))
+    await keep(store, "a", weights("a", 30 * UNIT))
     with pytest.raises(SourceUnavailable):
-        await store.receive("b", remote("b", weights("b", 30 * KB)), stops)
-    await keep(store, "c", weights("c", 70 * KB - 4))
+        await store.receive("b", remote("b", weights("b", 30 * UNIT)), stops)
+    await keep(store, "c", weights("c", 70 * UNIT - 2 * charged_bytes([2])))
     assert await there(store, "a")
-    assert store.num_bytes == 100 * KB
+    assert store.charged_bytes == 100 * UNIT
 
 
 async def test_after_a_restart_everything_is_known_and_looked_at_again(tmp_path: Path) -> None:
@@ -362,7 +387,7 @@ async def test_rubbish_is_swept_at_start(tmp_path: Path) -> None:
     assert not old.exists()
     assert list((tmp_path / "trash").iterdir()) == []
     assert len(list((tmp_path / "names").iterdir())) == 1
-    assert store.num_bytes == 10 * KB + 2
+    assert store.charged_bytes == charged_bytes([10 * UNIT, 2])
     store.close()
 
 
@@ -424,7 +449,7 @@ def content_of(number):
 
 async def main():
     global number
-    store = AdapterStore(Path(sys.argv[1]), Quota(max_bytes=150_000, free_share=0, free_bytes=0))
+    store = AdapterStore(Path(sys.argv[1]), Quota(max_bytes=400_000, free_share=0, free_bytes=0))
     print("started", flush=True)
     for number in range(10_000):
         adapter = remote(f"org/{number}", content_of(number))
