@@ -23,8 +23,8 @@ from lorax_serve.server.store.content import (
     folder_digest,
     folder_state,
 )
-from lorax_serve.server.store.folders import StoreFolders, charged_to
-from lorax_serve.server.store.incoming import Fetch, Incoming
+from lorax_serve.server.store.folders import StoreFolders
+from lorax_serve.server.store.incoming import Fetch, Incoming, Unfinished
 from lorax_serve.server.store.lease import Entry, Lease
 from lorax_serve.server.store.names import KnownNames, Meaning
 from lorax_serve.server.store.room import Quota
@@ -49,7 +49,9 @@ class AdapterStore:
         self._refetched: OrderedDict[str, None] = OrderedDict()  # because the engine refused them
         self._burials: set[asyncio.Task[None]] = set()
         self._names = KnownNames(self._folders.names, self._entries)
-        self._unfinished = dict(self._folders.partials())  # bytes by key, nobody at work on them
+        self._unfinished = {  # by key, nobody at work on them
+            key: Unfinished(charged, left={}) for key, charged in self._folders.partials()
+        }
         self._incoming: dict[str, Incoming] = {}
         self._changing = asyncio.Lock()  # whoever makes entries or removes them
 
@@ -64,7 +66,8 @@ class AdapterStore:
         """
         running = sum(incoming.charged_bytes for incoming in self._incoming.values())
         whole = sum(e.charged_bytes for e in chain(self._entries.values(), self._dropped))
-        return whole + sum(self._unfinished.values()) + running
+        unfinished = sum(partial.charged_bytes for partial in self._unfinished.values())
+        return whole + unfinished + running
 
     def close(self) -> None:
         self._folders.close()
@@ -127,32 +130,33 @@ class AdapterStore:
             SourceError: as `fetch` raises it.
         """
         key = _partial_key(adapter)
-        folder = self._folders.partial(key)
-        keep = True
         try:
-            await self._make_room(key, Incoming(adapter, folder))
+            await self._make_room(key, adapter)
             digest = await self._incoming[key].fetch_all(fetch)
             lease = await self._publish(key, digest)
         except (SourceCorrupt, OSError) as error:
-            keep = False
+            await self._discard(key)
             if isinstance(error, OSError):
                 raise _disk_refused(error) from None
             raise
-        finally:
-            await self._settle(key, folder, keep=keep)
+        except BaseException:
+            await self._put_aside(key)
+            raise
+        del self._incoming[key]
         self.remember(adapter_id, adapter, lease)
         return lease
 
-    async def _make_room(self, key: str, incoming: Incoming) -> None:
+    async def _make_room(self, key: str, adapter: RemoteAdapter) -> None:
         """Enter the download, evicting what must go for it. Raises ServeError."""
         async with self._changing:
+            before = self._unfinished.get(key)
+            left = {} if before is None else before.left
+            self._incoming[key] = Incoming(adapter, self._folders.partial(key), left)
             self._unfinished.pop(key, None)
-            self._incoming[key] = incoming
             unheld = [entry for entry in self._entries.values() if not entry.num_leases]
-            evictable = sum(self._unfinished.values()) + sum(
-                entry.charged_bytes for entry in unheld
-            )
-            if self._num_too_many() > evictable:  # so that what is here is not lost for nothing
+            goes = sum(entry.charged_bytes for entry in unheld)
+            goes += sum(partial.charged_bytes for partial in self._unfinished.values())
+            if self._num_too_many() > goes:  # so that what is here is not lost for nothing
                 raise _no_room()
             while self._num_too_many() > 0:
                 if not await self._evict_one():
@@ -231,14 +235,25 @@ class AdapterStore:
                     self._entries[digest] = entry
             return Lease(entry)
 
-    async def _settle(self, key: str, folder: Path, *, keep: bool) -> None:
-        """Account for what a download leaves behind, or delete it."""
-        self._incoming.pop(key, None)
-        with contextlib.suppress(FileNotFoundError):  # it was published, or never begun
-            if keep:
-                self._unfinished[key] = charged_to(folder)
-            else:
-                await run_whole(self._folders.delete, folder)
+    async def _discard(self, key: str) -> None:
+        try:
+            await run_whole(self._folders.delete, self._folders.partial(key))
+        finally:
+            self._incoming.pop(key, None)
+
+    async def _put_aside(self, key: str) -> None:
+        """Account for what a download leaves behind."""
+        incoming = self._incoming.pop(key, None)
+        if incoming is None:  # there was nothing to begin with
+            return
+        self._unfinished[key] = Unfinished(incoming.charged_bytes, left={})  # while it is looked at
+        try:
+            found = await run_whole(incoming.unfinished)
+        except FileNotFoundError:  # it was published, or never begun
+            self._unfinished.pop(key, None)
+        else:
+            if key in self._unfinished:  # it was not evicted meanwhile
+                self._unfinished[key] = found
 
 
 def _whole_state(entry: Entry) -> FolderState | None:

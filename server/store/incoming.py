@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from lorax_serve.server.sources.source import OnBytes, RemoteAdapter, RemoteFile, SourceCorrupt
@@ -10,10 +11,20 @@ from lorax_serve.server.store.content import (
     content_digest,
     file_digest,
     file_state,
+    folder_state,
     is_adapter_file,
 )
 from lorax_serve.server.store.room import charged_bytes
 from lorax_serve.server.threads import run_whole
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A download that nobody is at work on."""
+
+    charged_bytes: int
+    left: FolderState  # of the files that this process wrote, when it left them
+
 
 # Writes one file to a path, from where an earlier attempt left off.
 Fetch = Callable[[RemoteFile, Path, OnBytes], Awaitable[None]]
@@ -22,12 +33,16 @@ Fetch = Callable[[RemoteFile, Path, OnBytes], Awaitable[None]]
 class Incoming:
     """The files of `adapter` in `folder`, which may hold some of them from before."""
 
-    def __init__(self, adapter: RemoteAdapter, folder: Path) -> None:
-        """Raises ValueError for a file of another name than an adapter's files have."""
+    def __init__(self, adapter: RemoteAdapter, folder: Path, left: FolderState) -> None:
+        """`left` is as of Unfinished. Raises ValueError for a file of another name than an
+        adapter's files have.
+        """
         if not all(is_adapter_file(file.name) for file in adapter.files):
             raise ValueError("an adapter has no such file")
         self._files = adapter.files
         self._folder = folder
+        self._left = left
+        self._begun: set[str] = set()  # files that are this process's since
         self.charged_bytes = charged_bytes(file.num_bytes for file in adapter.files)
         self.state: FolderState = {}  # of the files as they were when they were hashed
         self._fetched: dict[str, int] = {}  # bytes by file name
@@ -47,9 +62,17 @@ class Incoming:
             (self._folder / name).unlink()
         return content_digest([(file.name, await self._file(file, fetch)) for file in self._files])
 
+    def unfinished(self) -> Unfinished:
+        """What to remember until somebody goes on with it. Raises OSError, if there is nothing."""
+        now = folder_state(self._folder)
+        charged = charged_bytes(num_bytes for num_bytes, *_ in now.values())
+        begun = {name: state for name, state in now.items() if name in self._begun}
+        return Unfinished(charged, self._left | begun)
+
     async def _file(self, file: RemoteFile, fetch: Fetch) -> str:
         path = self._folder / file.name
         resumed = self._resumable(file, path)
+        self._begun.add(file.name)
         digest = await self._fetched_digest(file, path, fetch)
         if digest is None and resumed:
             # What lay there from before may be what is wrong.
@@ -66,10 +89,11 @@ class Incoming:
         except FileNotFoundError:
             return False
         # Without a digest nobody would notice a beginning that a crash had spoilt.
-        if file.sha256 is None or not 0 < num_held <= file.num_bytes:
-            path.unlink()
-            return False
-        return True
+        is_known = file.sha256 is not None or file_state(path) == self._left.get(file.name)
+        if is_known and 0 < num_held <= file.num_bytes:
+            return True
+        path.unlink()
+        return False
 
     async def _fetched_digest(self, file: RemoteFile, path: Path, fetch: Fetch) -> str | None:
         """SHA-256 hex of the complete file; None when length or digest is wrong."""

@@ -19,7 +19,17 @@ from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.lease import Lease
 from lorax_serve.server.store.room import Quota
 from moto_bucket import BUCKET, settings_for
-from unruly_bucket import QUICK, Fault, UnrulyBucket, silence, status, unruly_bucket
+from unruly_bucket import (
+    QUICK,
+    Fault,
+    UnrulyBucket,
+    etag_of,
+    hang_up,
+    partial,
+    silence,
+    status,
+    unruly_bucket,
+)
 
 OPEN_ID = f"s3://{BUCKET}/open/sql"
 CLOSED_ID = "sql/2"
@@ -93,6 +103,35 @@ async def test_fault_24_many_requests_are_one_download(
     leases = await asyncio.gather(*(adapters.lease("s3", OPEN_ID, None) for _ in range(100)))
     assert {weights_of(lease) for lease in leases} == {WEIGHTS + b"open/sql"}
     assert (bucket.count("list"), bucket.count("get")) == (1, 2)
+
+
+async def test_a_failed_download_goes_on_at_the_next_request(
+    adapters: RemoteAdapters, bucket: UnrulyBucket
+) -> None:
+    """Though the bucket names no SHA-256: an ETag pins what this process has begun."""
+    config, cut = partial(1, lambda answer: None), partial(0.5, hang_up)
+    bucket.faults["get"] = [config, cut, cut, cut]  # as often as it is tried
+    error = await refusal(adapters, "s3", OPEN_ID)
+    assert error.code is ErrorCode.ADAPTER_UNAVAILABLE
+    bucket.ranges.clear()
+    lease = await adapters.lease("s3", OPEN_ID, None)
+    assert weights_of(lease) == WEIGHTS + b"open/sql"
+    num_bytes = len(WEIGHTS + b"open/sql")
+    assert bucket.ranges == [f"bytes={num_bytes - num_bytes // 8}-"], "the config is here as well"
+    assert set(bucket.conditions) == {etag_of(b"{}"), etag_of(WEIGHTS + b"open/sql")}
+
+
+async def test_what_is_left_of_another_version_is_not_gone_on_with(
+    adapters: RemoteAdapters, bucket: UnrulyBucket
+) -> None:
+    config, cut = partial(1, lambda answer: None), partial(0.5, hang_up)
+    bucket.faults["get"] = [config, cut, cut, cut]
+    await refusal(adapters, "s3", OPEN_ID)
+    bucket.objects[OPEN_WEIGHTS] = WEIGHTS[::-1]
+    bucket.ranges.clear()
+    lease = await adapters.lease("s3", OPEN_ID, None, anew=True)
+    assert weights_of(lease) == WEIGHTS[::-1]
+    assert bucket.ranges == [None, None]
 
 
 async def test_what_alice_may_have_is_nothing_to_others(adapters: RemoteAdapters) -> None:

@@ -262,7 +262,54 @@ async def test_an_unfinished_download_goes_on_where_it_was(tmp_path: Path) -> No
         lease = await store.receive(name, remote(name, content), rest)
         assert (lease.path / WEIGHTS_NAME).read_bytes() == content
         store.close()
-    assert asked_from == [0, 5000, 0, 5000]
+    assert asked_from == [5000, 0, 5000]  # the config has no digest
+
+
+@pytest.mark.parametrize("spoils", [False, True])
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_without_a_digest_only_what_this_process_wrote_goes_on(
+    tmp_path: Path, restarts: bool, spoils: bool
+) -> None:
+    content = weights("a")
+    known = remote("a", content)
+    adapter = replace(known, files=tuple(replace(file, sha256=None) for file in known.files))
+    store = AdapterStore(tmp_path, quota())
+
+    async def half(file: RemoteFile, destination: Path, on_bytes: OnBytes) -> None:
+        if file.name == CONFIG_NAME:
+            return await sending(b"")(file, destination, on_bytes)
+        destination.write_bytes(content[:5000])
+        raise SourceUnavailable("gone")
+
+    with pytest.raises(SourceUnavailable):
+        await store.receive("a", adapter, half)
+    large = weights("b", 97 * UNIT)
+    held = await store.receive("b", remote("b", large), sending(large))
+    with pytest.raises(ServeError):  # no room: it is looked at, and nothing more
+        await store.receive("a", adapter, not_asked)
+    held.release()
+    if restarts:
+        store.close()
+        store = AdapterStore(tmp_path, quota())
+        with pytest.raises(SourceUnavailable):  # which makes no file of before its own
+            await store.receive("a", adapter, failing)
+    if spoils:
+        for path in (tmp_path / "partial").rglob(WEIGHTS_NAME):
+            path.write_bytes(b"x" * 5000)
+    asked_from: list[int] = []
+
+    async def rest(file: RemoteFile, destination: Path, on_bytes: OnBytes) -> None:
+        asked_from.append(destination.stat().st_size if destination.exists() else 0)
+        await sending(content)(file, destination, on_bytes)
+
+    lease = await store.receive("a", adapter, rest)
+    assert (lease.path / WEIGHTS_NAME).read_bytes() == content
+    assert asked_from == ([0, 0] if restarts else [0] if spoils else [5000])
+    store.close()
+
+
+async def failing(file: RemoteFile, destination: Path, on_bytes: OnBytes) -> None:
+    raise SourceUnavailable("gone")
 
 
 async def test_a_beginning_that_a_crash_spoilt_is_fetched_anew(
