@@ -98,6 +98,8 @@ def fill_slab(
     Raises AdapterRejected when a value overflows the slab's type.
     """
     places = list(slab_matrices(slab, sites, layout))
+    if not places:
+        return  # operators on lists refuse empty ones
     sources = [weights.matrices[module] for module, _, _ in places]
     torch._foreach_copy_([a for _, a, _ in places], [each.a for each in sources])
     _fill_b([b_t for _, _, b_t in places], sources)
