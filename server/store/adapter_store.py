@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from lorax_serve.server.store.content import (
     folder_digest,
     folder_state,
 )
+from lorax_serve.server.store.fetches import FetchCounts, FetchUnderWay
 from lorax_serve.server.store.folders import StoreFolders
 from lorax_serve.server.store.incoming import Fetch, Incoming, Unfinished
 from lorax_serve.server.store.lease import Entry, Lease
@@ -53,6 +54,7 @@ class AdapterStore:
             key: Unfinished(charged, left={}) for key, charged in self._folders.partials()
         }
         self._incoming: dict[str, Incoming] = {}
+        self.fetch_counts: defaultdict[str, FetchCounts] = defaultdict(FetchCounts)  # by source
         self._changing = asyncio.Lock()  # whoever makes entries or removes them
 
     @property
@@ -79,6 +81,10 @@ class AdapterStore:
     def meanings(self) -> list[Meaning]:
         """What is known of every name whose bytes are here. No proof of anybody's permission."""
         return list(self._names)
+
+    def fetches(self) -> list[FetchUnderWay]:
+        """Downloads under way, the oldest first."""
+        return [incoming.under_way() for incoming in self._incoming.values()]
 
     def remember(self, adapter_id: str, adapter: RemoteAdapter, lease: Lease) -> None:
         """Note what a name means, beyond the end of this process if the disk permits."""
@@ -131,8 +137,8 @@ class AdapterStore:
         """
         key = _partial_key(adapter)
         try:
-            await self._make_room(key, adapter)
-            digest = await self._incoming[key].fetch_all(fetch)
+            incoming = await self._make_room(key, adapter_id, adapter)
+            digest = await self._fetch(incoming, fetch)
             lease = await self._publish(key, digest)
         except (SourceCorrupt, OSError) as error:
             await self._discard(key)
@@ -146,12 +152,29 @@ class AdapterStore:
         self.remember(adapter_id, adapter, lease)
         return lease
 
-    async def _make_room(self, key: str, adapter: RemoteAdapter) -> None:
+    async def _fetch(self, incoming: Incoming, fetch: Fetch) -> str:
+        """The content's digest."""
+        try:
+            digest = await incoming.fetch_all(fetch)
+        finally:
+            num_bytes, seconds = incoming.num_received, incoming.seconds
+            self.fetch_counts[incoming.source].add(num_bytes, seconds)
+        log.info(
+            "adapter_fetched",
+            digest=digest[:SHORT_DIGEST],
+            source=incoming.source,
+            bytes=num_bytes,
+            seconds=round(seconds, 3),
+        )
+        return digest
+
+    async def _make_room(self, key: str, adapter_id: str, adapter: RemoteAdapter) -> Incoming:
         """Enter the download, evicting what must go for it. Raises ServeError."""
         async with self._changing:
             before = self._unfinished.get(key)
             left = {} if before is None else before.left
-            self._incoming[key] = Incoming(adapter, self._folders.partial(key), left)
+            incoming = Incoming(adapter_id, adapter, self._folders.partial(key), left)
+            self._incoming[key] = incoming
             self._unfinished.pop(key, None)
             unheld = [entry for entry in self._entries.values() if not entry.num_leases]
             goes = sum(entry.charged_bytes for entry in unheld)
@@ -161,6 +184,7 @@ class AdapterStore:
             while self._num_too_many() > 0:
                 if not await self._evict_one():
                     raise _no_room()
+            return incoming
 
     def _num_too_many(self) -> int:
         """Bytes that must go for everything entered to fit, zero or less when it does."""

@@ -1,6 +1,7 @@
 """One adapter on its way into the store: files fetched one by one, each checked once complete."""
 
 import os
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from lorax_serve.server.store.content import (
     folder_state,
     is_adapter_file,
 )
+from lorax_serve.server.store.fetches import FetchUnderWay
 from lorax_serve.server.store.room import charged_bytes
 from lorax_serve.server.threads import run_whole
 
@@ -33,24 +35,40 @@ Fetch = Callable[[RemoteFile, Path, OnBytes], Awaitable[None]]
 class Incoming:
     """The files of `adapter` in `folder`, which may hold some of them from before."""
 
-    def __init__(self, adapter: RemoteAdapter, folder: Path, left: FolderState) -> None:
+    def __init__(
+        self, adapter_id: str, adapter: RemoteAdapter, folder: Path, left: FolderState
+    ) -> None:
         """`left` is as of Unfinished. Raises ValueError for a file of another name than an
         adapter's files have.
         """
         if not all(is_adapter_file(file.name) for file in adapter.files):
             raise ValueError("an adapter has no such file")
+        self._adapter_id = adapter_id
+        self._began_at = time.monotonic()
         self._files = adapter.files
         self._folder = folder
         self._left = left
         self._begun: set[str] = set()  # files that are this process's since
+        self.source = adapter.source
+        self.total_bytes = sum(file.num_bytes for file in adapter.files)
+        self.num_received = 0  # bytes since this download began
         self.charged_bytes = charged_bytes(file.num_bytes for file in adapter.files)
         self.state: FolderState = {}  # of the files as they were when they were hashed
         self._fetched: dict[str, int] = {}  # bytes by file name
 
     @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began_at
+
+    @property
+    def num_here(self) -> int:
+        """Bytes of the files that were begun."""
+        return sum(self._fetched.values())
+
+    @property
     def num_missing(self) -> int:
         """Bytes of the disk that are still to be taken."""
-        return max(self.charged_bytes - sum(self._fetched.values()), 0)
+        return max(self.charged_bytes - self.num_here, 0)
 
     async def fetch_all(self, fetch: Fetch) -> str:
         """The content digest of what is then in the folder.
@@ -61,6 +79,11 @@ class Incoming:
         for name in set(os.listdir(self._folder)) - {file.name for file in self._files}:
             (self._folder / name).unlink()
         return content_digest([(file.name, await self._file(file, fetch)) for file in self._files])
+
+    def under_way(self) -> FetchUnderWay:
+        return FetchUnderWay(
+            self._adapter_id, self.source, self.num_here, self.total_bytes, self.seconds
+        )
 
     def unfinished(self) -> Unfinished:
         """What to remember until somebody goes on with it. Raises OSError, if there is nothing."""
@@ -110,5 +133,6 @@ class Incoming:
     def _count(self, file: RemoteFile, num_new: int) -> None:
         """Raises SourceCorrupt as soon as a file is longer than it may be."""
         self._fetched[file.name] += num_new
+        self.num_received += max(num_new, 0)
         if self._fetched[file.name] > file.num_bytes:
             raise SourceCorrupt(f"{file.name} is longer than announced")
