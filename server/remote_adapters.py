@@ -160,7 +160,11 @@ class RemoteAdapters:
             except (NotFoundOrForbidden, SourceCorrupt):  # the name may mean other bytes by now
                 self._authority.revoke(source, adapter_id, token)
                 raise
-        self._store.remember(adapter_id, adapter, lease)
+        try:
+            await self._store.remember(adapter_id, adapter, lease)
+        except BaseException:
+            lease.release()
+            raise
         return lease
 
     async def _fetch(

@@ -5,7 +5,6 @@ methods are called on one event loop; what may block for long runs on threads.
 """
 
 import asyncio
-import contextlib
 import functools
 import hashlib
 from collections import OrderedDict, defaultdict
@@ -18,15 +17,10 @@ import structlog
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.sources.source import RemoteAdapter, SourceCorrupt
-from lorax_serve.server.store.content import (
-    FolderState,
-    folder_digest,
-    folder_state,
-)
 from lorax_serve.server.store.fetches import FetchCounts, FetchUnderWay
 from lorax_serve.server.store.folders import StoreFolders
 from lorax_serve.server.store.incoming import Fetch, Incoming, Unfinished
-from lorax_serve.server.store.lease import Entry, Lease
+from lorax_serve.server.store.lease import Entry, Lease, look_over
 from lorax_serve.server.store.names import KnownNames, Meaning
 from lorax_serve.server.store.room import Quota
 from lorax_serve.server.threads import run_whole
@@ -86,19 +80,22 @@ class AdapterStore:
         """Downloads under way, the oldest first."""
         return [incoming.under_way() for incoming in self._incoming.values()]
 
-    def remember(self, adapter_id: str, adapter: RemoteAdapter, lease: Lease) -> None:
+    async def remember(self, adapter_id: str, adapter: RemoteAdapter, lease: Lease) -> None:
         """Note what a name means, beyond the end of this process if the disk permits."""
-        if lease.digest not in self._entries:
-            return
-        try:
+        if lease.digest in self._entries:
             self._names.remember(adapter_id, adapter, lease.digest)
-        except OSError as error:
-            log.warning("adapter_name_not_kept", reason=error.strerror)
+            await self._save_names()
 
-    def forget(self, source: str, adapter_id: str) -> None:
+    async def forget(self, source: str, adapter_id: str) -> None:
         """What the name meant last does not count any more."""
-        with contextlib.suppress(OSError):  # a start that reads it again asks the source again
-            self._names.forget(source, adapter_id)
+        self._names.forget(source, adapter_id)
+        await self._save_names()
+
+    async def _save_names(self) -> None:
+        try:
+            await self._names.save()
+        except OSError as error:  # a start that reads what was there before asks the source again
+            log.warning("adapter_names_not_kept", reason=error.strerror)
 
     async def lease(self, adapter: RemoteAdapter) -> Lease | None:
         """A hold on this revision's bytes if they are here, as they should be.
@@ -112,7 +109,6 @@ class AdapterStore:
         try:
             if await self._is_whole(entry) and self._entries.get(entry.digest) is entry:
                 self._entries.move_to_end(entry.digest)
-                self._folders.touch(entry.path)
                 return lease
         except BaseException:
             lease.release()
@@ -149,7 +145,11 @@ class AdapterStore:
             await self._put_aside(key)
             raise
         del self._incoming[key]
-        self.remember(adapter_id, adapter, lease)
+        try:
+            await self.remember(adapter_id, adapter, lease)
+        except BaseException:
+            lease.release()
+            raise
         return lease
 
     async def _fetch(self, incoming: Incoming, fetch: Fetch) -> str:
@@ -179,18 +179,18 @@ class AdapterStore:
             unheld = [entry for entry in self._entries.values() if not entry.num_leases]
             goes = sum(entry.charged_bytes for entry in unheld)
             goes += sum(partial.charged_bytes for partial in self._unfinished.values())
-            if self._num_too_many() > goes:  # so that what is here is not lost for nothing
+            if await self._num_too_many() > goes:  # so that what is here is not lost for nothing
                 raise _no_room()
-            while self._num_too_many() > 0:
+            while await self._num_too_many() > 0:
                 if not await self._evict_one():
                     raise _no_room()
             return incoming
 
-    def _num_too_many(self) -> int:
+    async def _num_too_many(self) -> int:
         """Bytes that must go for everything entered to fit, zero or less when it does."""
+        spare = await run_whole(self._quota.spare_bytes, self._folders.root)
         missing = sum(incoming.num_missing for incoming in self._incoming.values())
-        over_quota = self.charged_bytes - self._quota.max_bytes
-        return max(over_quota, missing - self._quota.spare_bytes(self._folders.root))
+        return max(self.charged_bytes - self._quota.max_bytes, missing - spare)
 
     async def _evict_one(self) -> bool:
         """Delete what is missed least: an unfinished download, or the entry unused for longest."""
@@ -218,6 +218,7 @@ class AdapterStore:
             entry.when_unheld = functools.partial(self._bury_later, entry)
         else:
             await self._bury(entry)
+        await self._save_names()
 
     def _bury_later(self, entry: Entry) -> None:
         task = asyncio.get_running_loop().create_task(self._bury(entry))
@@ -238,7 +239,7 @@ class AdapterStore:
             # What came again as it was is the source's doing: fetching it once more is of no use.
             if entry.distrusted and entry.digest not in self._refetched:
                 return False
-            entry.state = await run_whole(_whole_state, entry)
+            entry.state = await run_whole(look_over, entry)
             return entry.state is not None
 
     async def _publish(self, key: str, digest: str) -> Lease:
@@ -250,12 +251,12 @@ class AdapterStore:
                     self._entries.move_to_end(digest)
                     return Lease(there)
                 await self._drop(there)
-            incoming, path = self._incoming[key], self._folders.free_path(digest)
+            incoming, path = self._incoming[key], await run_whole(self._folders.free_path, digest)
             entry = Entry(digest, path, incoming.charged_bytes, incoming.state)
             try:
                 await run_whole(self._folders.publish, key, path)
             finally:
-                if path.is_dir():  # even if whoever wanted it has left meanwhile
+                if await run_whole(path.is_dir):  # even if whoever wanted it has left meanwhile
                     self._entries[digest] = entry
             return Lease(entry)
 
@@ -278,15 +279,6 @@ class AdapterStore:
         else:
             if key in self._unfinished:  # it was not evicted meanwhile
                 self._unfinished[key] = found
-
-
-def _whole_state(entry: Entry) -> FolderState | None:
-    """What the files of an entry that is whole are like; None of one that is damaged."""
-    with contextlib.suppress(OSError):
-        state = folder_state(entry.path)
-        if state == entry.state or folder_digest(entry.path) == entry.digest:
-            return state
-    return None
 
 
 def _no_room() -> ServeError:

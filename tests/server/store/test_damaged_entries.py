@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lorax_serve.server.store import adapter_store
+from lorax_serve.server.store import lease as lease_module
 from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.content import folder_digest
 from lorax_serve.server.store.lease import Entry, Lease
@@ -90,7 +90,7 @@ async def test_files_that_only_look_changed_are_read_again_and_kept(
         hashed.append(folder)
         return folder_digest(folder)
 
-    monkeypatch.setattr(adapter_store, "folder_digest", counting)
+    monkeypatch.setattr(lease_module, "folder_digest", counting)
     os.utime(lease.path / WEIGHTS_NAME, (1, 1))
     for _ in range(3):
         assert (await get(store))[1] is False
@@ -183,7 +183,7 @@ async def test_a_late_holder_does_not_bring_back_a_dropped_name(store: AdapterSt
     held = await receive(store)
     overwrite(held.path / WEIGHTS_NAME)
     assert await store.lease(ADAPTER) is None
-    store.remember("org/a", ADAPTER, held)
+    await store.remember("org/a", ADAPTER, held)
     assert store.last_meaning("hub", "org/a") is None
 
 
