@@ -6,7 +6,6 @@ methods are called on one event loop; what may block for long runs on threads.
 
 import asyncio
 import functools
-import hashlib
 from collections import OrderedDict, defaultdict
 from itertools import chain
 from pathlib import Path
@@ -19,10 +18,10 @@ from lorax_serve.server.errors import ServeError
 from lorax_serve.server.sources.source import RemoteAdapter, SourceCorrupt
 from lorax_serve.server.store.fetches import FetchCounts, FetchUnderWay
 from lorax_serve.server.store.folders import StoreFolders
-from lorax_serve.server.store.incoming import Fetch, Incoming, Unfinished
+from lorax_serve.server.store.incoming import Fetch, Incoming, Unfinished, partial_key
 from lorax_serve.server.store.lease import Entry, Lease, look_over
 from lorax_serve.server.store.names import KnownNames, Meaning
-from lorax_serve.server.store.room import Quota
+from lorax_serve.server.store.room import Quota, no_room
 from lorax_serve.server.threads import run_whole
 
 log = structlog.get_logger(__name__)
@@ -101,6 +100,7 @@ class AdapterStore:
         """A hold on this revision's bytes if they are here, as they should be.
 
         An entry that is damaged, or that the engine found to be so, is dropped: none is returned.
+        Raises ServeError (INSUFFICIENT_STORAGE) when it cannot be looked at.
         """
         entry = self._entries.get(self._names.digest(adapter) or "")
         if entry is None:
@@ -110,6 +110,9 @@ class AdapterStore:
             if await self._is_whole(entry) and self._entries.get(entry.digest) is entry:
                 self._entries.move_to_end(entry.digest)
                 return lease
+        except OSError as error:
+            lease.release()
+            raise _disk_refused(error) from None
         except BaseException:
             lease.release()
             raise
@@ -131,7 +134,7 @@ class AdapterStore:
             SourceCorrupt: the bytes are not what was announced; none of them are kept.
             SourceError: as `fetch` raises it.
         """
-        key = _partial_key(adapter)
+        key = partial_key(adapter)
         try:
             incoming = await self._make_room(key, adapter_id, adapter)
             digest = await self._fetch(incoming, fetch)
@@ -180,10 +183,10 @@ class AdapterStore:
             goes = sum(entry.charged_bytes for entry in unheld)
             goes += sum(partial.charged_bytes for partial in self._unfinished.values())
             if await self._num_too_many() > goes:  # so that what is here is not lost for nothing
-                raise _no_room()
+                raise no_room()
             while await self._num_too_many() > 0:
                 if not await self._evict_one():
-                    raise _no_room()
+                    raise no_room()
             return incoming
 
     async def _num_too_many(self) -> int:
@@ -221,7 +224,13 @@ class AdapterStore:
         await self._save_names()
 
     def _bury_later(self, entry: Entry) -> None:
-        task = asyncio.get_running_loop().create_task(self._bury(entry))
+        async def bury() -> None:
+            try:
+                await self._bury(entry)
+            except OSError as error:
+                log.warning("adapter_files_not_deleted", reason=error.strerror)
+
+        task = asyncio.get_running_loop().create_task(bury())
         self._burials.add(task)
         task.add_done_callback(self._burials.discard)
 
@@ -281,20 +290,8 @@ class AdapterStore:
                 self._unfinished[key] = found
 
 
-def _no_room() -> ServeError:
-    return ServeError(
-        ErrorCode.INSUFFICIENT_STORAGE,
-        "The server has no room on its disk for this adapter now.",
-    )
-
-
 def _disk_refused(error: OSError) -> ServeError:
     log.error("adapter_not_stored", reason=error.strerror)
     return ServeError(
         ErrorCode.INSUFFICIENT_STORAGE, "The server's disk cannot take this adapter now."
     )
-
-
-def _partial_key(adapter: RemoteAdapter) -> str:
-    name = f"{adapter.source}\0{adapter.repository}\0{adapter.revision}"
-    return hashlib.sha256(name.encode()).hexdigest()

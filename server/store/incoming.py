@@ -1,5 +1,6 @@
 """One adapter on its way into the store: files fetched one by one, each checked once complete."""
 
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -138,3 +139,9 @@ class Incoming:
 def _look_at(path: Path) -> tuple[FileState, str]:
     """The file as it is, and its SHA-256 hex."""
     return file_state(path), file_digest(path)
+
+
+def partial_key(adapter: RemoteAdapter) -> str:
+    """What a download of this revision is called on the disk."""
+    name = f"{adapter.source}\0{adapter.repository}\0{adapter.revision}"
+    return hashlib.sha256(name.encode()).hexdigest()

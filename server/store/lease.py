@@ -2,12 +2,16 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from lorax_serve.server.store.content import FolderState, folder_digest, folder_state
+
+_OUR_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 @dataclass(eq=False, slots=True)
@@ -67,11 +71,18 @@ class Lease:
 
 
 def look_over(entry: Entry) -> FolderState | None:
-    """What the files of an entry that is whole are like; None of one that is damaged."""
-    with contextlib.suppress(OSError):
+    """What the files of an entry that is whole are like; None of one that is damaged.
+
+    Raises OSError where it is this process that lacks something, and nobody can tell.
+    """
+    try:
         state = folder_state(entry.path)
-        if state == entry.state or folder_digest(entry.path) == entry.digest:
-            with contextlib.suppress(OSError):
-                os.utime(entry.path)  # as used; decides the order of eviction after a restart
-            return state
-    return None
+        if state != entry.state and folder_digest(entry.path) != entry.digest:
+            return None
+    except OSError as error:
+        if error.errno in _OUR_LACK:
+            raise
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(entry.path)  # as used; decides the order of eviction after a restart
+    return state

@@ -1,12 +1,15 @@
 """Faults 15 and 19 in the store: what is not as it was is looked at, dropped and fetched again."""
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.errors import ServeError
 from lorax_serve.server.store import lease as lease_module
 from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.content import folder_digest
@@ -95,6 +98,24 @@ async def test_files_that_only_look_changed_are_read_again_and_kept(
     for _ in range(3):
         assert (await get(store))[1] is False
     assert hashed == [lease.path], "hashed once for each change"
+
+
+async def test_a_process_without_descriptors_does_not_take_entries_for_damaged(
+    store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = await receive(store)
+
+    def no_descriptors(folder: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(lease_module, "folder_state", no_descriptors)
+    with pytest.raises(ServeError) as caught:
+        await store.lease(ADAPTER)
+    assert caught.value.code is ErrorCode.INSUFFICIENT_STORAGE
+    monkeypatch.undo()
+    (entry,) = store._entries.values()
+    assert entry.num_leases == 1
+    assert (await get(store))[0].path == held.path
 
 
 async def test_a_damaged_entry_stays_while_others_hold_it(
