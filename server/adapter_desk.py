@@ -10,6 +10,7 @@ from lorax_serve.server.adapter_records import AdapterRecords
 from lorax_serve.server.adapter_resolver import AdapterResolver
 from lorax_serve.server.adapter_status import AdapterStatuses
 from lorax_serve.server.engine import Engine
+from lorax_serve.server.fetch_metrics import FetchMetrics
 from lorax_serve.server.sources.local import LocalAdapters
 
 
@@ -29,6 +30,7 @@ def open_desk(
     registry: CollectorRegistry,
 ) -> AdapterDesk:
     """`base_names` are those of the served model; metrics are collected by `registry`."""
+    FetchMetrics(registry, resolver.fetch_counts)
     metrics = AdapterMetrics(registry)
     records = AdapterRecords(metrics)
     operations = AdapterOperations(engine, resolver, local, records, base_names=base_names)

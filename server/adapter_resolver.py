@@ -1,6 +1,6 @@
 """From an adapter's name in a request to files that stay as long as the request needs them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final
@@ -13,6 +13,7 @@ from lorax_serve.server.errors import ServeError, UnservedSource, adapter_not_fo
 from lorax_serve.server.remote_adapters import RemoteAdapters
 from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.sources.source import RemoteAdapter
+from lorax_serve.server.store.fetches import FetchCounts, FetchUnderWay
 from lorax_serve.server.store.lease import Lease
 
 LOCAL: Final = "local"
@@ -149,6 +150,14 @@ class AdapterResolver:
         if self._remote is not None:
             for known in self._remote.stored():
                 yield Target(known.source, known.adapter_id), known.digest
+
+    def fetches(self) -> list[FetchUnderWay]:
+        """Downloads under way, whoever waits for them."""
+        return [] if self._remote is None else self._remote.fetches()
+
+    def fetch_counts(self) -> Mapping[str, FetchCounts]:
+        """By source, of those that have ended."""
+        return {} if self._remote is None else self._remote.fetch_counts()
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ from lorax_serve.server.adapter_records import SHORT_REVISION, AdapterRecord, Ad
 from lorax_serve.server.adapter_resolver import LOCAL, AdapterResolver
 from lorax_serve.server.engine import Engine
 from lorax_serve.server.errors import ServeError
-from lorax_serve.server.schema.admin import AdapterList, AdapterStatus, Bytes, Tier
+from lorax_serve.server.schema.admin import AdapterList, AdapterStatus, Bytes, Fetch, Tier
 from lorax_serve.server.sources.local import LocalAdapters
+from lorax_serve.server.store.fetches import FetchUnderWay
 
 _REPORT_SECONDS: Final = 1.0  # how old a report may be, and how long one is waited for
 
@@ -53,6 +54,7 @@ class AdapterStatuses:
                 self._status(name, target, revision, states, stored)
                 for (_, name), (target, revision) in sorted(self._known(names).items())
             ],
+            fetches=[_fetch(under_way) for under_way in self._resolver.fetches()],
             tiers={"device": _tier(report.device), "host": _tier(report.host)},
         )
 
@@ -140,6 +142,16 @@ class AdapterStatuses:
         if record is None or not record.num_requests:
             return None
         return round(self._records.age(record), 3)
+
+
+def _fetch(under_way: FetchUnderWay) -> Fetch:
+    return Fetch(
+        name=under_way.adapter_id,
+        source=under_way.source,
+        bytes=under_way.num_bytes,
+        total_bytes=under_way.total_bytes,
+        seconds=round(under_way.seconds, 3),
+    )
 
 
 def _by_revision(report: AdapterReport) -> dict[str, AdapterState]:

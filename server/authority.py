@@ -54,7 +54,7 @@ class Authority:
         try:
             adapter = await source.resolve(adapter_id, token)
         except NotFoundOrForbidden:
-            self._refused(source, adapter_id, token)
+            await self._refused(source, adapter_id, token)
             raise
         self._verdicts.put(source.name, adapter_id, caller, adapter, TRUE_SECONDS)
         return adapter
@@ -82,7 +82,7 @@ class Authority:
             async with asyncio.timeout(None if known is None else self._patience):
                 adapter = await source.resolve(adapter_id, token)
         except NotFoundOrForbidden:
-            self._refused(source, adapter_id, token)
+            await self._refused(source, adapter_id, token)
             raise
         except (SourceUnavailable, TimeoutError) as error:
             if known is None:
@@ -92,9 +92,9 @@ class Authority:
         self._verdicts.put(source.name, adapter_id, caller, adapter, TRUE_SECONDS)
         return adapter
 
-    def _refused(self, source: Source, adapter_id: str, token: str | None) -> None:
+    async def _refused(self, source: Source, adapter_id: str, token: str | None) -> None:
         caller = self.fingerprint(token)
         self._verdicts.put(source.name, adapter_id, caller, None, FALSE_SECONDS)
         known = self._store.last_meaning(source.name, adapter_id)
         if token is None and known is not None and known.public:  # it is not public any more
-            self._store.forget(source.name, adapter_id)
+            await self._store.forget(source.name, adapter_id)

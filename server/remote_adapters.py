@@ -26,6 +26,7 @@ from lorax_serve.server.sources.source import (
 )
 from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.content import CONFIG_FILE, is_adapter_file, is_shard
+from lorax_serve.server.store.fetches import FetchCounts, FetchUnderWay
 from lorax_serve.server.store.lease import Lease
 from lorax_serve.server.store.names import Meaning
 from lorax_serve.server.values import show_size
@@ -82,6 +83,14 @@ class RemoteAdapters:
     def stored(self) -> list[Meaning]:
         """Every name whose bytes are here, whoever may use it."""
         return self._store.meanings()
+
+    def fetches(self) -> list[FetchUnderWay]:
+        """Downloads under way, whoever waits for them."""
+        return self._store.fetches()
+
+    def fetch_counts(self) -> Mapping[str, FetchCounts]:
+        """By source, of those that have ended."""
+        return self._store.fetch_counts
 
     async def lease(
         self, source_name: str, adapter_id: str, token: str | None, *, anew: bool = False
@@ -151,7 +160,11 @@ class RemoteAdapters:
             except (NotFoundOrForbidden, SourceCorrupt):  # the name may mean other bytes by now
                 self._authority.revoke(source, adapter_id, token)
                 raise
-        self._store.remember(adapter_id, adapter, lease)
+        try:
+            await self._store.remember(adapter_id, adapter, lease)
+        except BaseException:
+            lease.release()
+            raise
         return lease
 
     async def _fetch(

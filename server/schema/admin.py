@@ -80,7 +80,18 @@ class Tier(Struct, frozen=True):
     capacity_bytes: int
 
 
+class Fetch(Struct, frozen=True, kw_only=True):
+    """A download under way."""
+
+    name: str  # the adapter's id, as the request that began it named it
+    source: str
+    bytes: int  # that are here
+    total_bytes: int
+    seconds: float  # since it began
+
+
 class AdapterList(Struct, frozen=True, kw_only=True):
     object: str = "list"
     data: list[AdapterStatus]
+    fetches: list[Fetch]
     tiers: dict[str, Tier]

@@ -5,10 +5,8 @@ methods are called on one event loop; what may block for long runs on threads.
 """
 
 import asyncio
-import contextlib
 import functools
-import hashlib
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -18,16 +16,12 @@ import structlog
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.sources.source import RemoteAdapter, SourceCorrupt
-from lorax_serve.server.store.content import (
-    FolderState,
-    folder_digest,
-    folder_state,
-)
+from lorax_serve.server.store.fetches import FetchCounts, FetchUnderWay
 from lorax_serve.server.store.folders import StoreFolders
-from lorax_serve.server.store.incoming import Fetch, Incoming, Unfinished
-from lorax_serve.server.store.lease import Entry, Lease
+from lorax_serve.server.store.incoming import Fetch, Incoming, Unfinished, partial_key
+from lorax_serve.server.store.lease import Entry, Lease, look_over
 from lorax_serve.server.store.names import KnownNames, Meaning
-from lorax_serve.server.store.room import Quota
+from lorax_serve.server.store.room import Quota, no_room
 from lorax_serve.server.threads import run_whole
 
 log = structlog.get_logger(__name__)
@@ -53,6 +47,7 @@ class AdapterStore:
             key: Unfinished(charged, left={}) for key, charged in self._folders.partials()
         }
         self._incoming: dict[str, Incoming] = {}
+        self.fetch_counts: defaultdict[str, FetchCounts] = defaultdict(FetchCounts)  # by source
         self._changing = asyncio.Lock()  # whoever makes entries or removes them
 
     @property
@@ -80,24 +75,32 @@ class AdapterStore:
         """What is known of every name whose bytes are here. No proof of anybody's permission."""
         return list(self._names)
 
-    def remember(self, adapter_id: str, adapter: RemoteAdapter, lease: Lease) -> None:
-        """Note what a name means, beyond the end of this process if the disk permits."""
-        if lease.digest not in self._entries:
-            return
-        try:
-            self._names.remember(adapter_id, adapter, lease.digest)
-        except OSError as error:
-            log.warning("adapter_name_not_kept", reason=error.strerror)
+    def fetches(self) -> list[FetchUnderWay]:
+        """Downloads under way, the oldest first."""
+        return [incoming.under_way() for incoming in self._incoming.values()]
 
-    def forget(self, source: str, adapter_id: str) -> None:
+    async def remember(self, adapter_id: str, adapter: RemoteAdapter, lease: Lease) -> None:
+        """Note what a name means, beyond the end of this process if the disk permits."""
+        if lease.digest in self._entries:
+            self._names.remember(adapter_id, adapter, lease.digest)
+            await self._save_names()
+
+    async def forget(self, source: str, adapter_id: str) -> None:
         """What the name meant last does not count any more."""
-        with contextlib.suppress(OSError):  # a start that reads it again asks the source again
-            self._names.forget(source, adapter_id)
+        self._names.forget(source, adapter_id)
+        await self._save_names()
+
+    async def _save_names(self) -> None:
+        try:
+            await self._names.save()
+        except OSError as error:  # a start that reads what was there before asks the source again
+            log.warning("adapter_names_not_kept", reason=error.strerror)
 
     async def lease(self, adapter: RemoteAdapter) -> Lease | None:
         """A hold on this revision's bytes if they are here, as they should be.
 
         An entry that is damaged, or that the engine found to be so, is dropped: none is returned.
+        Raises ServeError (INSUFFICIENT_STORAGE) when it cannot be looked at.
         """
         entry = self._entries.get(self._names.digest(adapter) or "")
         if entry is None:
@@ -106,8 +109,10 @@ class AdapterStore:
         try:
             if await self._is_whole(entry) and self._entries.get(entry.digest) is entry:
                 self._entries.move_to_end(entry.digest)
-                self._folders.touch(entry.path)
                 return lease
+        except OSError as error:
+            lease.release()
+            raise _disk_refused(error) from None
         except BaseException:
             lease.release()
             raise
@@ -129,10 +134,10 @@ class AdapterStore:
             SourceCorrupt: the bytes are not what was announced; none of them are kept.
             SourceError: as `fetch` raises it.
         """
-        key = _partial_key(adapter)
+        key = partial_key(adapter)
         try:
-            await self._make_room(key, adapter)
-            digest = await self._incoming[key].fetch_all(fetch)
+            incoming = await self._make_room(key, adapter_id, adapter)
+            digest = await self._fetch(incoming, fetch)
             lease = await self._publish(key, digest)
         except (SourceCorrupt, OSError) as error:
             await self._discard(key)
@@ -143,30 +148,52 @@ class AdapterStore:
             await self._put_aside(key)
             raise
         del self._incoming[key]
-        self.remember(adapter_id, adapter, lease)
+        try:
+            await self.remember(adapter_id, adapter, lease)
+        except BaseException:
+            lease.release()
+            raise
         return lease
 
-    async def _make_room(self, key: str, adapter: RemoteAdapter) -> None:
+    async def _fetch(self, incoming: Incoming, fetch: Fetch) -> str:
+        """The content's digest."""
+        try:
+            digest = await incoming.fetch_all(fetch)
+        finally:
+            num_bytes, seconds = incoming.num_received, incoming.seconds
+            self.fetch_counts[incoming.source].add(num_bytes, seconds)
+        log.info(
+            "adapter_fetched",
+            digest=digest[:SHORT_DIGEST],
+            source=incoming.source,
+            bytes=num_bytes,
+            seconds=round(seconds, 3),
+        )
+        return digest
+
+    async def _make_room(self, key: str, adapter_id: str, adapter: RemoteAdapter) -> Incoming:
         """Enter the download, evicting what must go for it. Raises ServeError."""
         async with self._changing:
             before = self._unfinished.get(key)
             left = {} if before is None else before.left
-            self._incoming[key] = Incoming(adapter, self._folders.partial(key), left)
+            incoming = Incoming(adapter_id, adapter, self._folders.partial(key), left)
+            self._incoming[key] = incoming
             self._unfinished.pop(key, None)
             unheld = [entry for entry in self._entries.values() if not entry.num_leases]
             goes = sum(entry.charged_bytes for entry in unheld)
             goes += sum(partial.charged_bytes for partial in self._unfinished.values())
-            if self._num_too_many() > goes:  # so that what is here is not lost for nothing
-                raise _no_room()
-            while self._num_too_many() > 0:
+            if await self._num_too_many() > goes:  # so that what is here is not lost for nothing
+                raise no_room()
+            while await self._num_too_many() > 0:
                 if not await self._evict_one():
-                    raise _no_room()
+                    raise no_room()
+            return incoming
 
-    def _num_too_many(self) -> int:
+    async def _num_too_many(self) -> int:
         """Bytes that must go for everything entered to fit, zero or less when it does."""
+        spare = await run_whole(self._quota.spare_bytes, self._folders.root)
         missing = sum(incoming.num_missing for incoming in self._incoming.values())
-        over_quota = self.charged_bytes - self._quota.max_bytes
-        return max(over_quota, missing - self._quota.spare_bytes(self._folders.root))
+        return max(self.charged_bytes - self._quota.max_bytes, missing - spare)
 
     async def _evict_one(self) -> bool:
         """Delete what is missed least: an unfinished download, or the entry unused for longest."""
@@ -194,9 +221,16 @@ class AdapterStore:
             entry.when_unheld = functools.partial(self._bury_later, entry)
         else:
             await self._bury(entry)
+        await self._save_names()
 
     def _bury_later(self, entry: Entry) -> None:
-        task = asyncio.get_running_loop().create_task(self._bury(entry))
+        async def bury() -> None:
+            try:
+                await self._bury(entry)
+            except OSError as error:
+                log.warning("adapter_files_not_deleted", reason=error.strerror)
+
+        task = asyncio.get_running_loop().create_task(bury())
         self._burials.add(task)
         task.add_done_callback(self._burials.discard)
 
@@ -214,7 +248,7 @@ class AdapterStore:
             # What came again as it was is the source's doing: fetching it once more is of no use.
             if entry.distrusted and entry.digest not in self._refetched:
                 return False
-            entry.state = await run_whole(_whole_state, entry)
+            entry.state = await run_whole(look_over, entry)
             return entry.state is not None
 
     async def _publish(self, key: str, digest: str) -> Lease:
@@ -226,12 +260,12 @@ class AdapterStore:
                     self._entries.move_to_end(digest)
                     return Lease(there)
                 await self._drop(there)
-            incoming, path = self._incoming[key], self._folders.free_path(digest)
+            incoming, path = self._incoming[key], await run_whole(self._folders.free_path, digest)
             entry = Entry(digest, path, incoming.charged_bytes, incoming.state)
             try:
                 await run_whole(self._folders.publish, key, path)
             finally:
-                if path.is_dir():  # even if whoever wanted it has left meanwhile
+                if await run_whole(path.is_dir):  # even if whoever wanted it has left meanwhile
                     self._entries[digest] = entry
             return Lease(entry)
 
@@ -256,29 +290,8 @@ class AdapterStore:
                 self._unfinished[key] = found
 
 
-def _whole_state(entry: Entry) -> FolderState | None:
-    """What the files of an entry that is whole are like; None of one that is damaged."""
-    with contextlib.suppress(OSError):
-        state = folder_state(entry.path)
-        if state == entry.state or folder_digest(entry.path) == entry.digest:
-            return state
-    return None
-
-
-def _no_room() -> ServeError:
-    return ServeError(
-        ErrorCode.INSUFFICIENT_STORAGE,
-        "The server has no room on its disk for this adapter now.",
-    )
-
-
 def _disk_refused(error: OSError) -> ServeError:
     log.error("adapter_not_stored", reason=error.strerror)
     return ServeError(
         ErrorCode.INSUFFICIENT_STORAGE, "The server's disk cannot take this adapter now."
     )
-
-
-def _partial_key(adapter: RemoteAdapter) -> str:
-    name = f"{adapter.source}\0{adapter.repository}\0{adapter.revision}"
-    return hashlib.sha256(name.encode()).hexdigest()

@@ -10,7 +10,6 @@
 Only `publish` adds to sha256/, so that whatever is there is whole, wherever a process was killed.
 """
 
-import contextlib
 import fcntl
 import os
 import re
@@ -70,11 +69,6 @@ class StoreFolders:
         """Key and charged bytes of every unfinished download, the oldest first."""
         for path in sorted(self._partial.iterdir(), key=lambda path: path.stat().st_mtime):
             yield path.name, charged_to(path)
-
-    def touch(self, entry: Path) -> None:
-        """Note a use, for the order of eviction after a restart."""
-        with contextlib.suppress(OSError):  # it decides nothing but that order
-            os.utime(entry)
 
     def free_path(self, digest: str) -> Path:
         """Where an entry can be put, beside those called so that somebody may still read."""

@@ -1,11 +1,17 @@
 """Holding an entry of the store, so that it is not evicted meanwhile."""
 
 import asyncio
+import contextlib
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from lorax_serve.server.store.content import FolderState
+from lorax_serve.server.store.content import FolderState, folder_digest, folder_state
+
+_OUR_LACK: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 @dataclass(eq=False, slots=True)
@@ -62,3 +68,21 @@ class Lease:
         self._entry.num_leases -= 1
         if not self._entry.num_leases and self._entry.when_unheld is not None:
             self._entry.when_unheld()
+
+
+def look_over(entry: Entry) -> FolderState | None:
+    """What the files of an entry that is whole are like; None of one that is damaged.
+
+    Raises OSError where it is this process that lacks something, and nobody can tell.
+    """
+    try:
+        state = folder_state(entry.path)
+        if state != entry.state and folder_digest(entry.path) != entry.digest:
+            return None
+    except OSError as error:
+        if error.errno in _OUR_LACK:
+            raise
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(entry.path)  # as used; decides the order of eviction after a restart
+    return state

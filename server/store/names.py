@@ -4,10 +4,12 @@ Lets an adapter that is here already be served while its source is out of reach.
 proves anybody's permission.
 """
 
+import asyncio
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +17,14 @@ import msgspec
 from msgspec import Struct
 
 from lorax_serve.server.sources.source import RemoteAdapter
+from lorax_serve.server.threads import run_whole
 
 MAX_NAMES_PER_ENTRY: Final = 16
 _SUFFIX: Final = ".json"
+
+
+_Name = tuple[str, str]  # source, and id as it was asked for
+_Revision = tuple[str, str, str]  # source, repository and revision
 
 
 class Meaning(Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,13 +35,20 @@ class Meaning(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KnownNames:
-    """Every name refers to an entry that is in the store; `forget_entry` keeps it so."""
+    """Every name refers to an entry that is in the store; `forget_entry` keeps it so.
+
+    Whatever changes does so at once in memory, and on the disk by `save`.
+    """
 
     def __init__(self, folder: Path, digests: Iterable[str]) -> None:
         """Reads `folder`; what cannot be read or leads nowhere is removed. Raises OSError."""
         self._folder = folder
-        self._by_name: dict[tuple[str, str], Meaning] = {}
-        self._digests: dict[tuple[str, str, str], str] = {}  # by source, repository and revision
+        self._by_name: dict[_Name, Meaning] = {}
+        self._digests: dict[_Revision, str] = {}
+        self._names_of: defaultdict[str, dict[_Name, None]] = defaultdict(dict)  # newest last
+        self._revisions_of: defaultdict[str, set[_Revision]] = defaultdict(set)
+        self._unsaved: set[_Name] = set()
+        self._saving = asyncio.Lock()
         there = frozenset(digests)
         for path in list(folder.iterdir()):
             meaning = _read(path)
@@ -59,32 +73,49 @@ class KnownNames:
         return self._digests.get(_revision(adapter))
 
     def remember(self, adapter_id: str, adapter: RemoteAdapter, digest: str) -> None:
-        """Raises OSError when it cannot be written; it is known in this process all the same."""
         meaning = Meaning(adapter.source, adapter_id, adapter, digest)
         if self._by_name.get((adapter.source, adapter_id)) == meaning:
             return
         self._keep(meaning)
-        names = [name for name, known in self._by_name.items() if known.digest == digest]
-        for name in names[:-MAX_NAMES_PER_ENTRY]:
+        self._unsaved.add((adapter.source, adapter_id))
+        names = self._names_of[digest]
+        for name in list(names)[:-MAX_NAMES_PER_ENTRY]:
             self.forget(*name)
-        _write(self._path(adapter.source, adapter_id), msgspec.json.encode(meaning))
 
     def forget(self, source: str, adapter_id: str) -> None:
-        """Raises OSError."""
-        if self._by_name.pop((source, adapter_id), None) is not None:
-            self._path(source, adapter_id).unlink(missing_ok=True)
+        name = source, adapter_id
+        meaning = self._by_name.pop(name, None)
+        if meaning is not None:
+            self._names_of[meaning.digest].pop(name, None)
+            self._unsaved.add(name)
 
     def forget_entry(self, digest: str) -> None:
-        """Raises OSError."""
-        for revision in [r for r, known in self._digests.items() if known == digest]:
+        for revision in self._revisions_of.pop(digest, ()):
             del self._digests[revision]
-        for name in [n for n, known in self._by_name.items() if known.digest == digest]:
-            self.forget(*name)
+        for name in self._names_of.pop(digest, ()):
+            del self._by_name[name]
+            self._unsaved.add(name)
+
+    async def save(self) -> None:
+        """Raises OSError if something cannot be written; in this process it counts all the same."""
+        if not self._unsaved:
+            return
+        async with self._saving:
+            changes = {self._path(*name): self._by_name.get(name) for name in self._unsaved}
+            self._unsaved.clear()
+            await run_whole(_write_all, changes)
 
     def _keep(self, meaning: Meaning) -> None:
-        self._by_name.pop((meaning.source, meaning.adapter_id), None)  # the newest comes last
-        self._by_name[meaning.source, meaning.adapter_id] = meaning
-        self._digests[_revision(meaning.adapter)] = meaning.digest
+        name, revision = (meaning.source, meaning.adapter_id), _revision(meaning.adapter)
+        before = self._by_name.pop(name, None)
+        if before is not None:
+            self._names_of[before.digest].pop(name)
+        self._by_name[name] = meaning
+        self._names_of[meaning.digest][name] = None
+        known = self._digests.get(revision, meaning.digest)
+        self._revisions_of[known].discard(revision)
+        self._digests[revision] = meaning.digest
+        self._revisions_of[meaning.digest].add(revision)
 
     def _path(self, source: str, adapter_id: str) -> Path:
         """Names come from clients: on the disk they are digests."""
@@ -93,7 +124,7 @@ class KnownNames:
         )
 
 
-def _revision(adapter: RemoteAdapter) -> tuple[str, str, str]:
+def _revision(adapter: RemoteAdapter) -> _Revision:
     return adapter.source, adapter.repository, adapter.revision
 
 
@@ -102,6 +133,15 @@ def _read(path: Path) -> Meaning | None:
         return msgspec.json.decode(path.read_bytes(), type=Meaning)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
+
+
+def _write_all(changes: Mapping[Path, Meaning | None]) -> None:
+    """None: there is to be no such file. Raises OSError."""
+    for path, meaning in changes.items():
+        if meaning is None:
+            path.unlink(missing_ok=True)
+        else:
+            _write(path, msgspec.json.encode(meaning))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.errors import ServeError
 from lorax_serve.server.store.names import MAX_NAMES_PER_ENTRY
 
 BLOCK_BYTES: Final = 4096  # what file systems give a file is a multiple of this
@@ -44,3 +46,10 @@ class Quota:
         state = self.disk_state(folder)
         kept_free = int(state.f_blocks * state.f_frsize * self.free_share) + self.free_bytes
         return state.f_bavail * state.f_frsize - kept_free
+
+
+def no_room() -> ServeError:
+    return ServeError(
+        ErrorCode.INSUFFICIENT_STORAGE,
+        "The server has no room on its disk for this adapter now.",
+    )

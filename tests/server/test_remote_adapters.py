@@ -384,6 +384,29 @@ async def test_fault_19_an_entry_deleted_from_disk_is_fetched_again(site: Site) 
     assert bytes_of(await site.get("org/open")) == WEIGHTS
 
 
+async def test_who_leaves_while_the_name_is_written_holds_nothing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (await site.get("org/open")).release()
+    writing = asyncio.Event()
+
+    async def save() -> None:
+        writing.set()
+        await asyncio.Event().wait()  # a disk that never answers
+
+    monkeypatch.setattr(site.store._names, "save", save)
+    for name in ("org/open", "org/closed"):  # one that is here, one that is to be fetched
+        writing.clear()
+        asked = asyncio.create_task(site.get(name, ALICE))
+        await writing.wait()
+        asked.cancel()
+        await asyncio.wait((asked,))
+    async with asyncio.timeout(5):
+        while any(entry.num_leases for entry in site.store._entries.values()):
+            await asyncio.sleep(0.01)
+    assert site.store.num_entries == 2
+
+
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"<html>")])
 async def test_fault_19_one_damaged_file_is_fetched_again_once(
     site: Site, damage: Callable[[Path], object]

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from fake_engine import FakeEngine, Tokens
-from hub_stand_in import WEIGHTS, Fault, HubStandIn, adapter_repository, serving_hub
-from lorax_serve.ipc.types import ErrorCode, FinishReason, MergedAdapters
+from hub_stand_in import CONFIG, WEIGHTS, Fault, HubStandIn, adapter_repository, serving_hub
+from lorax_serve.ipc.types import AdapterRef, ErrorCode, FinishReason, MergedAdapters
 from lorax_serve.server.admin_key import AdminKey
 from lorax_serve.server.app import build_app
 from lorax_serve.server.errors import ServeError
@@ -223,6 +223,43 @@ async def test_fault_15_an_operators_command_finds_the_damage_too(serve: Serve) 
             with pytest.raises(ServeError, match="damaged"):
                 await operations.preload("org/open", "hub", pin=True)
             assert served.hub.num_weight_requests == num_fetched
+
+
+async def test_operators_see_downloads_and_how_they_ended(serve: Serve) -> None:
+    key = "admin-key-of-the-operator"
+    async with serve(admin_key=AdminKey(Secret(key))) as served:
+
+        async def under_way() -> list[dict[str, object]]:
+            headers = {"Authorization": f"Bearer {key}"}
+            body = await (await served.client.get("/adapters", headers=headers)).json()
+            return list(body["fetches"])
+
+        assert await under_way() == []
+        served.hub.held.add("org/closed")
+        asked = asyncio.create_task(served.post("/generate", "org/closed", api_token=TOKEN))
+        async with asyncio.timeout(10):
+            while not (seen := await under_way()) or seen[0]["bytes"] == len(CONFIG):
+                await asyncio.sleep(0.01)
+        (fetch,) = seen
+        assert (fetch["name"], fetch["source"]) == ("org/closed", "hub")
+        assert fetch["total_bytes"] == len(CONFIG) + len(WEIGHTS)
+        assert len(CONFIG) < fetch["bytes"] < fetch["total_bytes"]
+        assert 0 <= fetch["seconds"] < 10
+        served.hub.released.set()
+        assert (await asked).status == 200
+        assert await under_way() == []
+        (line,) = [line for line in served.logs if line["event"] == "adapter_fetched"]
+        adapter = served.engine.requests[0].adapter
+        assert isinstance(adapter, AdapterRef)
+        assert (line["digest"], line["source"]) == (adapter.revision[:12], "hub")
+        assert line["bytes"] == len(CONFIG) + len(WEIGHTS) and line["seconds"] >= 0
+        assert "closed" not in str(line)
+        metrics = await (await served.client.get("/metrics")).text()
+        assert 'lorax_adapter_fetches_total{source="hub"} 1.0' in metrics
+        total = f"{float(len(CONFIG) + len(WEIGHTS))}"
+        assert f'lorax_adapter_fetched_bytes_total{{source="hub"}} {total}' in metrics
+        assert 'lorax_adapter_fetch_seconds_total{source="hub"}' in metrics
+        assert "closed" not in metrics
 
 
 async def test_who_leaves_while_it_is_fetched_stops_the_download(serve: Serve) -> None:

@@ -109,7 +109,7 @@ async def test_the_smallest_adapters_take_no_more_of_the_disk_than_the_quota(
         content = b"%d" % number
         lease = await store.receive(f"{number}@0", remote("a", content), sending(content))
         for revision in range(1, 20):
-            store.remember(f"{number}@{revision}", remote("a", content), lease)
+            await store.remember(f"{number}@{revision}", remote("a", content), lease)
         lease.release()
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"]
     folders = list((tmp_path / "sha256").glob("??/*"))
@@ -222,7 +222,8 @@ def test_fault_23_a_real_disk_that_is_full(tmp_path: Path) -> None:
     )
     if "Operation not permitted" in done.stderr:
         pytest.skip("no right to mount a small disk")
-    assert done.stdout.splitlines()[-3:] == ["insufficient_storage", "[]", "1"], done.stderr
+    printed = [line for line in done.stdout.splitlines() if "adapter_" not in line]  # no logs
+    assert printed[-3:] == ["insufficient_storage", "[]", "1"], done.stderr
 
 
 @pytest.mark.parametrize("spoilt", [b"x" * 10 * UNIT, b"a" * 9 * UNIT, b"a" * 11 * UNIT, b""])
@@ -449,7 +450,7 @@ async def test_no_other_file_is_written(store: AdapterStore, tmp_path: Path, nam
 async def test_names_are_bounded(store: AdapterStore, tmp_path: Path) -> None:
     lease = await store.receive("a", remote("a", weights("a")), sending(weights("a")))
     for number in range(100):
-        store.remember(f"a@{number}", remote("a", weights("a")), lease)
+        await store.remember(f"a@{number}", remote("a", weights("a")), lease)
     assert len(list((tmp_path / "store" / "names").iterdir())) == 16
     assert store.last_meaning("hub", "a@99") is not None
 

@@ -1,13 +1,16 @@
 """Faults 15 and 19 in the store: what is not as it was is looked at, dropped and fetched again."""
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from lorax_serve.server.store import adapter_store
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.errors import ServeError
+from lorax_serve.server.store import lease as lease_module
 from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.content import folder_digest
 from lorax_serve.server.store.lease import Entry, Lease
@@ -90,11 +93,29 @@ async def test_files_that_only_look_changed_are_read_again_and_kept(
         hashed.append(folder)
         return folder_digest(folder)
 
-    monkeypatch.setattr(adapter_store, "folder_digest", counting)
+    monkeypatch.setattr(lease_module, "folder_digest", counting)
     os.utime(lease.path / WEIGHTS_NAME, (1, 1))
     for _ in range(3):
         assert (await get(store))[1] is False
     assert hashed == [lease.path], "hashed once for each change"
+
+
+async def test_a_process_without_descriptors_does_not_take_entries_for_damaged(
+    store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = await receive(store)
+
+    def no_descriptors(folder: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(lease_module, "folder_state", no_descriptors)
+    with pytest.raises(ServeError) as caught:
+        await store.lease(ADAPTER)
+    assert caught.value.code is ErrorCode.INSUFFICIENT_STORAGE
+    monkeypatch.undo()
+    (entry,) = store._entries.values()
+    assert entry.num_leases == 1
+    assert (await get(store))[0].path == held.path
 
 
 async def test_a_damaged_entry_stays_while_others_hold_it(
@@ -183,7 +204,7 @@ async def test_a_late_holder_does_not_bring_back_a_dropped_name(store: AdapterSt
     held = await receive(store)
     overwrite(held.path / WEIGHTS_NAME)
     assert await store.lease(ADAPTER) is None
-    store.remember("org/a", ADAPTER, held)
+    await store.remember("org/a", ADAPTER, held)
     assert store.last_meaning("hub", "org/a") is None
 
 
