@@ -11,7 +11,7 @@ import torch
 
 from lorax_serve.engine.step import ScheduledSequence, Step
 from lorax_serve.kernels.attention_batch import AttentionBatch
-from lorax_serve.kernels.lora import Segments
+from lorax_serve.kernels.lora import BASE_SLOT, Segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def build_forward_batch(step: Step, *, block_size: int, device: torch.device) ->
             context_lens=torch.tensor(
                 [item.start + item.num_tokens for item in items], dtype=torch.int32, device=device
             ),
-            num_decodes=sum(item.num_tokens == 1 for item in items),
+            num_decodes=step.num_decodes,
             max_query_len=max(item.num_tokens for item in items),
             max_context_len=max(item.start + item.num_tokens for item in items),
         ),
@@ -51,9 +51,12 @@ def build_forward_batch(step: Step, *, block_size: int, device: torch.device) ->
     )
 
 
-def row_segments(step: Step) -> Segments:
-    """Which adapter each of the T rows uses."""
-    return _segments((item.adapter_slot, item.num_tokens) for item in step.scheduled)
+def row_segments(step: Step, *, num_padded: int = 0) -> Segments:
+    """Which adapter each of the T rows uses; so many rows of padding come after the decodes."""
+    runs = [(item.adapter_slot, item.num_tokens) for item in step.scheduled]
+    if num_padded:
+        runs.insert(step.num_decodes, (BASE_SLOT, num_padded))
+    return _segments(runs)
 
 
 def sampled_segments(step: Step) -> Segments:

@@ -39,6 +39,11 @@ class Step:
         return sum(item.num_tokens for item in self.scheduled)
 
     @cached_property
+    def num_decodes(self) -> int:
+        """Sequences with one token."""
+        return sum(item.num_tokens == 1 for item in self.scheduled)
+
+    @cached_property
     def sampling(self) -> tuple[ScheduledSequence, ...]:
         return tuple(item for item in self.scheduled if item.samples)
 

@@ -11,12 +11,13 @@ from lorax_serve.engine.cuda.attention_choice import (
     default_block_size,
     make_attention,
 )
-from lorax_serve.engine.cuda.decode_graphs import ladder
-from lorax_serve.engine.cuda.memory import GRAPH_RESERVE_BYTES, kv_cache_bytes, measure
+from lorax_serve.engine.cuda.memory import graph_bytes, kv_cache_bytes, measure
 from lorax_serve.engine.cuda.pinned_memory import pinned_buffer
 from lorax_serve.engine.cuda.profile import peak_activation_bytes
 from lorax_serve.engine.cuda.runner import CudaRunner, RunnerLimits
 from lorax_serve.engine.cuda.slabs import CudaSlabs
+from lorax_serve.engine.cuda.step_arrays import StepShape
+from lorax_serve.engine.cuda.step_graphs import GRAPHS_A_SHAPE, graph_shapes
 from lorax_serve.engine.device_defaults import (
     GPU_ADAPTER_POOL_SHARE,
     StepLimits,
@@ -64,7 +65,9 @@ class _Builder:
         self._attention: AttentionBackend = make_attention(name, device)
         # The torch twin plans each step on the host.
         captures = config.cuda_graphs and name is not AttentionBackendName.TORCH
-        self._graph_sizes = ladder(limits.max_num_sequences) if captures else ()
+        self._graph_shapes = (
+            graph_shapes(limits.max_num_sequences, limits.max_batch_tokens) if captures else ()
+        )
         num_targets = max(len(site.targets) for site in model.sites)
         self._max_site_ranks = num_targets * config.max_adapter_rank
         log.info("attention_backend", name=name.value, block_size=self._block_size)
@@ -81,7 +84,7 @@ class _Builder:
             share=config.gpu_memory_share,
             adapters=pool_bytes,
             activations=activations,
-            graphs=GRAPH_RESERVE_BYTES if self._graph_sizes else 0,
+            graphs=graph_bytes(GRAPHS_A_SHAPE * len(self._graph_shapes), len(model.layers)),
         )
         per_block = bytes_per_block(model.config, self._block_size, self._dtype)
         plan = plan_memory(
@@ -95,7 +98,7 @@ class _Builder:
         kv_cache = self._kv_cache(plan.num_blocks)
         slabs = self._slabs(pool_bytes)
         host_adapters = self._host_adapters(report)
-        runner = self._runner(kv_cache, slabs, plan.max_model_len, self._graph_sizes)
+        runner = self._runner(kv_cache, slabs, plan.max_model_len, self._graph_shapes)
         self._capture(runner, report)
         return Execution(plan, kv_cache, slabs, host_adapters, runner)
 
@@ -116,7 +119,7 @@ class _Builder:
         taken = free - torch.cuda.mem_get_info(self._device)[0]
         log.info(
             "cuda_graphs",
-            batch_sizes=len(self._graph_sizes),
+            shapes=len(self._graph_shapes),
             seconds=round(time.perf_counter() - started, 2),
             num_bytes=taken,
         )
@@ -154,7 +157,11 @@ class _Builder:
         )
 
     def _runner(
-        self, kv_cache: KVCache, slabs: CudaSlabs, max_model_len: int, sizes: tuple[int, ...]
+        self,
+        kv_cache: KVCache,
+        slabs: CudaSlabs,
+        max_model_len: int,
+        shapes: tuple[StepShape, ...],
     ) -> CudaRunner:
         limits = RunnerLimits(
             max_num_sequences=self._limits.max_num_sequences,
@@ -162,4 +169,4 @@ class _Builder:
             max_model_len=max_model_len,
             max_site_ranks=self._max_site_ranks,
         )
-        return CudaRunner(self._model, kv_cache, slabs, self._attention, limits, sizes)
+        return CudaRunner(self._model, kv_cache, slabs, self._attention, limits, shapes)

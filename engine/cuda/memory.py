@@ -11,7 +11,8 @@ import torch
 from lorax_serve.engine.errors import ModelRefused
 
 _GIB = 2**30
-GRAPH_RESERVE_BYTES = _GIB  # two graphs a batch size, a few MiB each
+# Of one graph: its nodes, and its share of the memory that all of them use in turn (measured).
+_GRAPH_BYTES_PER_LAYER = 400 * 2**10
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,11 @@ class GpuMemory:
         (first, budget), *others = parts.items()
         terms = "".join(f" - {_gib(size)} {name}" for name, size in others)
         return f"{first} = {_gib(budget)}{terms} = {_gib(self.kv_cache)} GiB for the KV cache"
+
+
+def graph_bytes(num_graphs: int, num_layers: int) -> int:
+    """What CUDA graphs of whole steps will take, and a quarter more."""
+    return num_graphs * num_layers * _GRAPH_BYTES_PER_LAYER
 
 
 def measure(

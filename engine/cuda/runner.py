@@ -1,8 +1,9 @@
 """Runs steps on a GPU and waits for it only where it must: for the ids a step has sampled, and
 for the step buffer when prompts run two steps ahead.
 
-Decode steps replay a CUDA graph; steps with prompts are launched kernel by kernel. A step's
-integers go over in one copy, its pending ids are taken from where the step before left them.
+Decodes, and decodes beside short prompts, replay a CUDA graph; steps with more are launched kernel
+by kernel. A step's integers go over in one copy, its pending ids are taken from where the step
+before left them.
 """
 
 from collections.abc import Callable
@@ -11,10 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lorax_serve.engine.cuda.decode_graphs import DecodeGraphs
 from lorax_serve.engine.cuda.fill_step import fill_step
 from lorax_serve.engine.cuda.slabs import CudaSlabs
-from lorax_serve.engine.cuda.step_arrays import Int32s, StepArrays, StepLayout, StepUpload
+from lorax_serve.engine.cuda.step_arrays import (
+    Int32s,
+    StepArrays,
+    StepLayout,
+    StepShape,
+    StepUpload,
+)
+from lorax_serve.engine.cuda.step_graphs import StepGraphs
 from lorax_serve.engine.forward_batch import ForwardBatch, row_segments, sampled_segments
 from lorax_serve.engine.kv_cache import KVCache
 from lorax_serve.engine.models.decoder import Decoder
@@ -54,16 +61,16 @@ class CudaRunner:
         slabs: CudaSlabs,
         attention: AttentionBackend,
         limits: RunnerLimits,
-        graph_sizes: tuple[int, ...],
+        graph_shapes: tuple[StepShape, ...],
     ) -> None:
-        """`graph_sizes`: decode batch sizes to capture by `capture`; empty: no graphs."""
+        """`graph_shapes`: of steps to capture by `capture`, fewest rows first; empty: no graphs."""
         self._model = model
         self._kv_cache = kv_cache
         self._slabs = slabs
         self._attention = attention
         self._max_model_len = limits.max_model_len
         self._table_width = -(-limits.max_model_len // kv_cache.block_size)
-        self._upload = StepUpload(self._max_elements(limits), kv_cache.device)
+        self._upload = StepUpload(self._max_elements(limits, graph_shapes), kv_cache.device)
         self._sampled = torch.zeros(
             limits.max_num_sequences, dtype=torch.int32, device=kv_cache.device
         )
@@ -71,16 +78,18 @@ class CudaRunner:
         self._fetch_stream = torch.cuda.Stream(kv_cache.device)
         self._fork = torch.cuda.Stream(kv_cache.device)
         self._partials = slabs.weights.partials(
-            DECODE, max(graph_sizes, default=1), limits.max_site_ranks
+            DECODE, max((each.num_rows for each in graph_shapes), default=1), limits.max_site_ranks
         )
         self.num_eager_decodes = 0  # steps of decodes alone for which there was no graph
-        self._graphs = DecodeGraphs(
-            self._forward_decodes, self._upload.device_buffer, graph_sizes, self._table_width
+        self._graphs = StepGraphs(
+            self._forward_padded,
+            self._upload.device_buffer,
+            [self._graph_layout(shape) for shape in graph_shapes],
         )
 
     @torch.inference_mode()
     def capture(self, report: Callable[[float], None]) -> None:
-        """Compile kernels and capture the decode graphs, before any adapter is placed.
+        """Compile kernels and capture the graphs, before any adapter is placed.
 
         `report` gets fractions from 0 to 1.
         """
@@ -91,22 +100,24 @@ class CudaRunner:
     @torch.inference_mode()
     def launch(self, step: Step) -> "CudaStep":
         """Enqueue the forward pass. Waits only while the step before the last has not begun."""
-        decodes_only = all(item.num_tokens == 1 for item in step.scheduled)
         with_lora = any(item.adapter_slot != BASE_SLOT for item in step.scheduled)
-        graph = self._graphs.find(len(step.scheduled), with_lora) if decodes_only else None
+        shape = StepShape.of(step)
+        graph = self._graphs.find(shape, with_lora)
         head_slots = self._slabs.head_slots(item.adapter_slot for item in step.sampling)
         head_tiles = _NO_TILES
         if head_slots:
             head_tiles = tiles_of(sampled_segments(step), DECODE.shrink.tile_rows)
         if graph is not None:
-            tiles = tiles_of(row_segments(step), DECODE.shrink.tile_rows)
+            num_padded = graph.layout.shape.num_decodes - shape.num_decodes
+            segments = row_segments(step, num_padded=num_padded)
+            tiles = tiles_of(segments, DECODE.shrink.tile_rows)
             views = self._send(step, graph.layout, tiles, head_tiles)
             graph.graph.replay()
             hidden = graph.hidden
         else:
-            self.num_eager_decodes += decodes_only
+            self.num_eager_decodes += shape.num_prompts == 0
             tiles = tiles_of(row_segments(step), PROMPT.shrink.tile_rows)
-            views = self._send(step, self._layout(step, tiles), tiles, head_tiles)
+            views = self._send(step, self._layout(step, shape, tiles), tiles, head_tiles)
             hidden = self._forward_rows(step, views)
         return CudaStep(self, step, self._logits(step, views, hidden, head_slots))
 
@@ -116,6 +127,7 @@ class CudaRunner:
         fill_step(
             layout.host_views(self._upload.begin()),
             step,
+            layout.shape,
             sampled_before=self._sampled_before,
             tiles=tiles,
             head_tiles=head_tiles,
@@ -124,26 +136,27 @@ class CudaRunner:
         self._upload.send(layout.num_elements)
         return layout.device_views(self._upload.device_buffer)
 
-    def _layout(self, step: Step, tiles: Int32s) -> StepLayout:
+    def _layout(self, step: Step, shape: StepShape, tiles: Int32s) -> StepLayout:
         num_sampled = len(step.sampling)
         return StepLayout(
-            num_rows=step.num_tokens,
-            num_sequences=len(step.scheduled),
+            shape,
             table_width=self._table_width,
             num_sampled=num_sampled,
             num_tiles=len(tiles),
             num_head_tiles=num_sampled,
         )
 
-    def _forward_decodes(self, views: StepArrays[torch.Tensor], with_lora: bool) -> torch.Tensor:
-        """Hidden states [T, E] of a step of one row a sequence. Made to be captured."""
+    def _forward_padded(
+        self, views: StepArrays[torch.Tensor], shape: StepShape, with_lora: bool
+    ) -> torch.Tensor:
+        """Hidden states [T, E] of any step that fits the shape. Made to be captured."""
         batch = AttentionBatch(
             slot_mapping=views.slot_mapping,
             block_tables=views.block_tables,
             query_indptr=views.query_indptr,
             context_lens=views.context_lens,
-            num_decodes=len(views.context_lens),
-            max_query_len=1,
+            num_decodes=shape.num_decodes,
+            max_query_len=max(shape.num_prompt_rows, 1),
             max_context_len=self._max_model_len,
         )
         weights = self._slabs.weights
@@ -158,7 +171,7 @@ class CudaRunner:
             block_tables=views.block_tables,
             query_indptr=views.query_indptr,
             context_lens=views.context_lens,
-            num_decodes=sum(item.num_tokens == 1 for item in items),
+            num_decodes=step.num_decodes,
             max_query_len=max(item.num_tokens for item in items),
             max_context_len=max(item.start + item.num_tokens for item in items),
         )
@@ -202,15 +215,28 @@ class CudaRunner:
             sampled, TritonLoraDelta(weights, views.head_tiles, partials, DECODE)
         )
 
-    def _max_elements(self, limits: RunnerLimits) -> int:
-        return StepLayout(
-            num_rows=limits.max_batch_tokens,
-            num_sequences=limits.max_num_sequences,
+    def _max_elements(self, limits: RunnerLimits, graph_shapes: tuple[StepShape, ...]) -> int:
+        num_sequences = limits.max_num_sequences
+        num_rows = max(limits.max_batch_tokens, num_sequences)
+        largest = StepLayout(
+            StepShape(num_sequences, 0, num_rows - num_sequences),
             table_width=self._table_width,
-            num_sampled=limits.max_num_sequences,
-            num_tiles=max(limits.max_batch_tokens, limits.max_num_sequences),
-            num_head_tiles=limits.max_num_sequences,
-        ).num_elements
+            num_sampled=num_sequences,
+            num_tiles=num_rows,
+            num_head_tiles=num_sequences,
+        )
+        layouts = (largest, *map(self._graph_layout, graph_shapes))
+        return max(layout.num_elements for layout in layouts)
+
+    def _graph_layout(self, shape: StepShape) -> StepLayout:
+        num_prompt_tiles = shape.num_prompts + shape.num_prompt_rows // DECODE.shrink.tile_rows
+        return StepLayout(
+            shape,
+            table_width=self._table_width,
+            num_sampled=shape.num_sequences,
+            num_tiles=shape.num_decodes + num_prompt_tiles,
+            num_head_tiles=shape.num_sequences,
+        )
 
     def keep(self, step: Step, token_ids: torch.Tensor) -> None:
         """Leave the sampled ids [N] where the next step finds them."""

@@ -1,5 +1,7 @@
 """A step's integers, laid out in one buffer so that one copy takes them to the GPU.
 
+Sequences with one row (decodes) come first, then the prompts; both may be followed by padding.
+
 Legend: T rows (padded rows included), B sequences, P blocks per table, N sampled rows, M tiles.
 """
 
@@ -9,6 +11,8 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from lorax_serve.engine.step import Step
 
 Array = TypeVar("Array")
 Int32s = npt.NDArray[np.int32]
@@ -33,11 +37,40 @@ class StepArrays(Generic[Array]):
 
 
 @dataclass(frozen=True, slots=True)
+class StepShape:
+    """How many sequences and rows there is room for."""
+
+    num_decodes: int  # sequences of one row
+    num_prompts: int = 0  # sequences of any number of rows
+    num_prompt_rows: int = 0  # of all prompts together
+
+    @staticmethod
+    def of(step: Step) -> "StepShape":
+        """With room for this step and no more."""
+        num_prompts = len(step.scheduled) - step.num_decodes
+        return StepShape(step.num_decodes, num_prompts, step.num_tokens - step.num_decodes)
+
+    @property
+    def num_sequences(self) -> int:
+        return self.num_decodes + self.num_prompts
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_decodes + self.num_prompt_rows
+
+    def holds(self, other: "StepShape") -> bool:
+        return (
+            self.num_decodes >= other.num_decodes
+            and self.num_prompts >= other.num_prompts
+            and self.num_prompt_rows >= other.num_prompt_rows
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class StepLayout:
     """Where the sections of steps of one shape lie."""
 
-    num_rows: int
-    num_sequences: int
+    shape: StepShape
     table_width: int
     num_sampled: int
     num_tiles: int
@@ -45,7 +78,7 @@ class StepLayout:
 
     @property
     def _shapes(self) -> tuple[tuple[int, ...], ...]:
-        rows, sequences = self.num_rows, self.num_sequences
+        rows, sequences = self.shape.num_rows, self.shape.num_sequences
         return (
             (rows,),
             (rows,),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lorax_serve.engine.cuda.fill_step import fill_step
-from lorax_serve.engine.cuda.step_arrays import Int32s, StepArrays, StepLayout
+from lorax_serve.engine.cuda.step_arrays import Int32s, StepArrays, StepLayout, StepShape
 from lorax_serve.engine.forward_batch import build_forward_batch, row_segments
 from lorax_serve.engine.sequence import PENDING_TOKEN, Sequence, SequenceId
 from lorax_serve.engine.step import ScheduledSequence, Step
@@ -41,10 +41,12 @@ def filled(
 ) -> StepArrays[Int32s]:
     buffer = np.full(layout.num_elements, 12345, dtype=np.int32)
     arrays = layout.host_views(buffer)
-    tiles = tiles_of(row_segments(step), 4)
+    num_padded = layout.shape.num_decodes - step.num_decodes
+    tiles = tiles_of(row_segments(step, num_padded=num_padded), 4)
     fill_step(
         arrays,
         step,
+        layout.shape,
         sampled_before=sampled_before or {},
         tiles=tiles,
         head_tiles=tiles[:0],
@@ -57,8 +59,8 @@ def filled(
     return arrays
 
 
-def layout_of(num_rows: int, num_sequences: int, num_sampled: int, num_tiles: int) -> StepLayout:
-    return StepLayout(num_rows, num_sequences, TABLE_WIDTH, num_sampled, num_tiles, num_sampled)
+def layout_of(shape: StepShape, num_sampled: int, num_tiles: int) -> StepLayout:
+    return StepLayout(shape, TABLE_WIDTH, num_sampled, num_tiles, num_sampled)
 
 
 def check_like_the_cpu(arrays: StepArrays[Int32s], step: Step) -> None:
@@ -86,9 +88,7 @@ def test_decodes_and_prompts_equal_the_cpu_batch() -> None:
         )
         items = tuple(sorted(items, key=lambda i: (i.num_tokens > 1, i.adapter_slot)))
         step = Step(items)
-        arrays = filled(
-            step, layout_of(step.num_tokens, len(items), len(step.sampling), step.num_tokens)
-        )
+        arrays = filled(step, layout_of(StepShape.of(step), len(step.sampling), step.num_tokens))
         check_like_the_cpu(arrays, step)
         assert (arrays.sources == -1).all()
 
@@ -96,7 +96,7 @@ def test_decodes_and_prompts_equal_the_cpu_batch() -> None:
 def test_padding_writes_nothing_and_uses_no_adapter() -> None:
     rng = random.Random(2)
     step = Step(tuple(item(rng, 1, slot=slot) for slot in (-1, 2, 2)))
-    arrays = filled(step, layout_of(8, 8, 8, 8))
+    arrays = filled(step, layout_of(StepShape(8), 8, 8))
     check_like_the_cpu(arrays, step)
     assert (arrays.slot_mapping[3:] == -1).all()
     assert (arrays.context_lens[3:] == 1).all()
@@ -104,6 +104,30 @@ def test_padding_writes_nothing_and_uses_no_adapter() -> None:
     assert arrays.query_indptr.tolist() == list(range(9))
     assert arrays.tiles[:1].tolist() == [[2, 1, 2]]
     assert (arrays.tiles[1:] == -1).all() and (arrays.head_tiles == -1).all()
+
+
+def test_padding_lies_between_decodes_and_prompts_and_after_them() -> None:
+    """What each sequence finds, wherever the shape puts it, is what it finds without padding."""
+    rng = random.Random(4)
+    items = [item(rng, num, slot=2, samples=num != 5) for num in (1, 1, 5, 9)]
+    step = Step(tuple(items))
+    dense = filled(step, layout_of(StepShape.of(step), 3, 16))
+    padded = filled(step, layout_of(StepShape(4, 3, 20), 7, 16))
+    indptr = padded.query_indptr.tolist()
+    assert indptr == [0, 1, 2, 3, 4, 9, 18, 18]
+    for got, wanted, item_ in zip((0, 1, 4, 5), range(4), items, strict=True):
+        assert padded.context_lens[got] == dense.context_lens[wanted]
+        assert padded.block_tables[got].tolist() == dense.block_tables[wanted].tolist()
+        for name in ("input_ids", "positions", "slot_mapping", "sources"):
+            rows = getattr(padded, name)[indptr[got] : indptr[got + 1]]
+            start = dense.query_indptr[wanted]
+            assert rows.tolist() == getattr(dense, name)[start : start + item_.num_tokens].tolist()
+    assert padded.sampled_rows[:3].tolist() == [0, 1, 17]
+    assert (padded.slot_mapping[[2, 3, *range(18, 24)]] == -1).all()
+    assert padded.context_lens[[2, 3, 6]].tolist() == [1, 1, 1]
+    assert not padded.block_tables[[2, 3, 6]].any()
+    assert padded.tiles[:5].tolist() == [[2, 0, 2], [2, 4, 4], [2, 8, 4], [2, 12, 4], [2, 16, 2]]
+    assert (padded.tiles[5:] == -1).all()
 
 
 def test_pending_tokens_point_at_what_the_step_before_samples() -> None:
@@ -121,9 +145,9 @@ def test_pending_tokens_point_at_what_the_step_before_samples() -> None:
         for each in (second, third)
     ]
     places = {first.sequence: 9, second.sequence: 4, third.sequence: 0}
-    decodes = filled(Step((first, pending[0])), layout_of(2, 2, 2, 2), places)
+    decodes = filled(Step((first, pending[0])), layout_of(StepShape(2), 2, 2), places)
     assert decodes.sources.tolist() == [-1, 4]
     assert decodes.input_ids.tolist() == [first.token_ids[0], 0]
-    mixed = filled(Step((first, *pending)), layout_of(5, 3, 3, 5), places)
+    mixed = filled(Step((first, *pending)), layout_of(StepShape(2, 1, 3), 3, 5), places)
     assert mixed.sources.tolist() == [-1, 4, -1, -1, 0]
     assert mixed.input_ids.tolist() == [first.token_ids[0], 0, *third.token_ids[:2], 0]

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lorax_serve.engine.cuda.attention_choice import choose_attention, default_block_size
-from lorax_serve.engine.cuda.decode_graphs import ladder
 from lorax_serve.engine.cuda.profile import largest_step
+from lorax_serve.engine.cuda.step_arrays import StepShape
+from lorax_serve.engine.cuda.step_graphs import graph_shapes
 from lorax_serve.engine.device_defaults import StepLimits, step_limits
 from lorax_serve.engine.errors import ModelRefused
 from lorax_serve.ipc.config import AttentionBackendName, EngineConfig
@@ -15,10 +16,27 @@ from lorax_serve.ipc.config import AttentionBackendName, EngineConfig
 FLASH, TRITON = AttentionBackendName.FLASH, AttentionBackendName.TRITON
 
 
-def test_the_ladder_ends_with_the_largest_batch() -> None:
-    assert ladder(1) == (1,)
-    assert ladder(20) == (1, 2, 4, 8, 16, 20)
-    assert ladder(256)[-2:] == (248, 256) and len(ladder(256)) == 35
+def test_decodes_alone_have_graphs_up_to_the_largest_batch() -> None:
+    def sizes(max_num_sequences: int) -> list[int]:
+        shapes = graph_shapes(max_num_sequences, 8192)
+        return [shape.num_decodes for shape in shapes if not shape.num_prompts]
+
+    assert sizes(1) == [1]
+    assert sizes(20) == [1, 2, 4, 8, 16, 20]
+    assert sizes(256)[-2:] == [248, 256] and len(sizes(256)) == 35
+
+
+def test_short_prompts_have_graphs_beside_any_number_of_decodes() -> None:
+    shapes = graph_shapes(128, 8192)
+    assert [shape.num_rows for shape in shapes] == sorted(shape.num_rows for shape in shapes)
+    for num_decodes in (0, 1, 100, 128):
+        for num_rows, padded_rows in ((2, 64), (64, 64), (65, 128), (512, 512)):
+            needed = StepShape(num_decodes, 1, num_rows)
+            smallest = next(shape for shape in shapes if shape.holds(needed))
+            assert smallest.num_prompt_rows == padded_rows
+    assert not any(shape.holds(StepShape(0, 1, 513)) for shape in shapes)
+    assert not any(shape.holds(StepShape(129)) for shape in shapes)
+    assert not any(shape.num_prompts for shape in graph_shapes(4, 32)), "no step is that large"
 
 
 @pytest.mark.parametrize(("num", "tokens", "longest"), [(4, 64, 100), (4, 64, 20), (8, 8, 100)])
