@@ -14,11 +14,9 @@ it is found to have ended: what the step in flight still writes, it writes befor
 """
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
-from lorax_serve.engine.adapters.device_pool import AdapterSlot
+from lorax_serve.engine.adapter_source import AdapterSource
 from lorax_serve.engine.errors import RequestError
 from lorax_serve.engine.fair_queue import FairQueue
 from lorax_serve.engine.sequence import Sequence, SequenceId, SequenceStatus
@@ -28,17 +26,9 @@ from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode
 
 # Adapters that are brought to the device before their sequences can run.
 _NUM_STAGED = 16
-
-
-class AdapterSource(Protocol):
-    """What the scheduler needs of the adapter exchange."""
-
-    def prefetch(self, ref: AnyAdapterRef) -> None: ...
-    def acquire(self, ref: AnyAdapterRef, *, even_arriving: bool) -> AdapterSlot | None: ...
-    def release(self, slot: AdapterSlot) -> None: ...
-    def cancel(self, ref: AnyAdapterRef) -> None: ...
-    def expect(self, refs: Iterable[AnyAdapterRef]) -> None: ...
-    def stage(self, refs: list[AnyAdapterRef]) -> None: ...
+# Waiting sequences that are asked for one after another, before only those are that may be settled
+# at once: with thousands of adapters, each of them alike, most of the others are far from a place.
+_NUM_CONSIDERED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +63,8 @@ class Scheduler:
         self._sequences: dict[SequenceId, Sequence] = {}
         self._waiting = FairQueue()
         self._running: list[Sequence] = []  # by arrival
+        self._num_changes = 0  # of who waits and what is free
+        self._at_rest: tuple[int, int] | None = None  # nobody can be admitted while this holds
 
     @property
     def num_waiting(self) -> int:
@@ -87,6 +79,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         assert sequence.id not in self._sequences, f"{sequence.id} is already here"
+        self._num_changes += 1
         self._sequences[sequence.id] = sequence
         self._waiting.push(sequence)
         if sequence.adapter is not None:
@@ -97,6 +90,7 @@ class Scheduler:
         sequence = self._sequences.pop(sequence_id, None)
         if sequence is None:
             return False
+        self._num_changes += 1
         if sequence.status is SequenceStatus.RUNNING:
             self._running.remove(sequence)
             self._give_back(sequence)
@@ -121,7 +115,7 @@ class Scheduler:
         num_ending = sum(sequence.ends_with_pending for sequence in self._running)
         if len(chunks) + num_ending == num_running:  # nobody preempted, nobody out of budget
             budget = self._max_batch_tokens - sum(chunks.values())
-            rejections = self._admit(chunks, budget)
+            rejections = self._admit_if_possible(chunks, budget)
         items = [self._item(sequence, num_tokens) for sequence, num_tokens in chunks.items()]
         items.sort(key=lambda item: (item.num_tokens > 1, item.adapter_slot))
         return Schedule(Step(tuple(items)), tuple(rejections))
@@ -177,6 +171,7 @@ class Scheduler:
         return chunks
 
     def _preempt(self, sequence: Sequence) -> None:
+        self._num_changes += 1
         self._running.remove(sequence)
         self._give_back(sequence)
         sequence.status = SequenceStatus.WAITING
@@ -189,6 +184,19 @@ class Scheduler:
             sequence.slot = None
 
     # -- waiting sequences
+
+    def _admit_if_possible(self, chunks: dict[Sequence, int], budget: int) -> list[Rejection]:
+        """Leave those that wait alone while nothing has changed for them since the last time."""
+        before = self._changes
+        if self._running and before == self._at_rest:
+            return []
+        rejections = self._admit(chunks, budget)
+        self._at_rest = self._changes if self._changes == before and budget > 0 else None
+        return rejections
+
+    @property
+    def _changes(self) -> tuple[int, int]:
+        return self._num_changes, self._adapters.num_changes
 
     def _admit(self, chunks: dict[Sequence, int], budget: int) -> list[Rejection]:
         """Move waiting sequences into `chunks` while budget, places and blocks last.
@@ -204,6 +212,8 @@ class Scheduler:
             if not has_room and len(upcoming) >= _NUM_STAGED:
                 break
             ref = sequence.adapter
+            if len(upcoming) >= _NUM_CONSIDERED and not self._is_settled(ref):
+                continue
             try:
                 admissible = has_room and ref not in upcoming and self._pin_adapter(sequence)
             except RequestError as error:
@@ -256,6 +266,7 @@ class Scheduler:
             assert self._running, "a lone sequence fits: requests are bounded by the cache"
             self._give_back(sequence)
             return 0
+        self._num_changes += 1
         self._waiting.remove(sequence)
         _insert_by_arrival(self._running, sequence)
         sequence.status = SequenceStatus.RUNNING
@@ -264,6 +275,9 @@ class Scheduler:
             sequence.num_cached_tokens = num_cached
             self._waiting.admitted(sequence, sequence.num_prompt_tokens - num_cached)
         return num_tokens
+
+    def _is_settled(self, ref: AnyAdapterRef | None) -> bool:
+        return ref is None or self._adapters.is_settled(ref)
 
     def _lose_interest(self, ref: AnyAdapterRef | None) -> None:
         """Stop loading an adapter that nobody waits for any more."""

@@ -50,6 +50,7 @@ class AdapterPool:
         self._arriving: list[AdapterSlot] = []  # pinned until their bytes are there
         self._reservations: dict[str, _Reservation] = {}  # by the digest of whom they are for
         self._held: Counter[AdapterSlot] = Counter()  # each has a pin for as long as it is here
+        self.num_changes = 0  # by which somebody may find room, or an adapter, that was not there
 
     @property
     def capacity_bytes(self) -> int:
@@ -87,7 +88,7 @@ class AdapterPool:
         arrived = [slot for slot in self._arriving if self._memory.is_written(slot.index)]
         for slot in arrived:
             self._arriving.remove(slot)
-            self._tier.unpin(slot)
+            self.unpin(slot)
         return arrived
 
     def place(self, packed: PackedAdapter, *, keep: Set[str] = frozenset()) -> AdapterSlot | None:
@@ -113,6 +114,7 @@ class AdapterPool:
             index=index,
         )
         self._tier.add(slot)
+        self.num_changes += 1
         if not self._memory.is_written(index):
             self._tier.pin(slot)
             self._arriving.append(slot)
@@ -128,6 +130,7 @@ class AdapterPool:
 
     def unpin(self, slot: AdapterSlot) -> None:
         self._tier.unpin(slot)
+        self.num_changes += 1
 
     def hold(self, slot: AdapterSlot) -> bool:
         """Pin the slot for an operator, until as many `unhold`s.
@@ -151,7 +154,7 @@ class AdapterPool:
 
     def unhold(self, slot: AdapterSlot) -> None:
         assert self._held[slot] > 0, "nobody holds the slot"
-        self._tier.unpin(slot)
+        self.unpin(slot)
         self._held[slot] -= 1
         self._held += Counter()  # drops those at zero
 
@@ -192,7 +195,8 @@ class AdapterPool:
 
     def cancel_reservation(self, digest: str) -> None:
         """The adapter needs no place any more."""
-        self._reservations.pop(digest, None)
+        if self._reservations.pop(digest, None) is not None:
+            self.num_changes += 1
 
     def is_draining(self, slot: AdapterSlot) -> bool:
         """Whether somebody waits for the slot's place."""

@@ -14,7 +14,6 @@ Failures are remembered until `cancel` says that nobody waits any more; so every
 one, and the next request after that tries again. All of this happens on the caller's one thread.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 import torch
@@ -25,18 +24,18 @@ from lorax_serve.engine.adapters.host_store import HostSlab, HostStore
 from lorax_serve.engine.adapters.known_digests import KnownDigests
 from lorax_serve.engine.adapters.loader import AdapterLoader, FailedLoad
 from lorax_serve.engine.adapters.matrices import BaseWeight
+from lorax_serve.engine.adapters.patience import Patience
 from lorax_serve.engine.adapters.reader import AdapterReader
 from lorax_serve.engine.adapters.slab import PackedAdapter
 from lorax_serve.engine.adapters.slab_memory import SlabMemory
 from lorax_serve.engine.adapters.tallies import AdapterTallies, ExchangeCounts
+from lorax_serve.engine.adapters.waiter_pins import WaiterPins
 from lorax_serve.engine.errors import AdapterRejected, RequestError
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode
 from lorax_serve.kernels.lora import LoraSite
 
 # Copies under way before nothing more is placed ahead of time: an urgent one would wait for them.
 _MAX_AHEAD = 4
-# How many may acquire other adapters, before a place is reserved for one that found no room.
-_MAX_PASSING = 16
 
 
 class AdapterExchange:
@@ -84,15 +83,12 @@ class AdapterExchange:
         )
         self._digests = KnownDigests()
         self._failed: dict[AnyAdapterRef, RequestError] = {}
-        # Each of these holds a pin.
-        self._staged: dict[AnyAdapterRef, HostSlab] = {}  # loaded for a waiter and not placed yet
-        self._copying: dict[AdapterSlot, HostSlab] = {}  # what arriving slots are copied from
-        self._promised: dict[AnyAdapterRef, AdapterSlot] = {}  # placed for a waiter
-        # On the host and without room, by how many had acquired adapters when that was noticed.
-        self._without_room: dict[AnyAdapterRef, int] = {}
-        self._num_acquired = 0
+        self._pins = WaiterPins(self.pool, self.store)
+        # What arriving slots are copied from, pinned until they are there.
+        self._copying: dict[AdapterSlot, HostSlab] = {}
+        self._patience = Patience()  # of those that are on the host and find no room
         self._expected: frozenset[str] = frozenset()  # digests
-        self._bytes_without_room = math.inf  # from so many on, none has found room lately
+        self._num_news = 0
 
     @property
     def num_loading(self) -> int:
@@ -107,7 +103,16 @@ class AdapterExchange:
     @property
     def num_waiting_for_room(self) -> int:
         """Adapters somebody waits for that have been brought to the host and no further."""
-        return len(self._staged)
+        return self._pins.num_staged
+
+    @property
+    def num_changes(self) -> int:
+        """While it stays the same, `acquire` has for nobody else what it had not before."""
+        return self._num_news + self.pool.num_changes
+
+    def is_settled(self, ref: AnyAdapterRef) -> bool:
+        """Whether the adapter is on the device, or could not be loaded."""
+        return ref in self._failed or self._resident(ref) is not None
 
     def prefetch(self, ref: AnyAdapterRef) -> None:
         """A request for the adapter has come: start loading it, unless it is on host or device."""
@@ -118,7 +123,7 @@ class AdapterExchange:
         """A round begins in which somebody waits for each of these: what is on the device of them
         stays there while there is other room.
         """
-        self._room_may_have_changed()
+        self._patience.room_may_have_changed()
         self._expected = frozenset(map(self._digests.get, refs))
 
     def stage(self, refs: Sequence[AnyAdapterRef]) -> None:
@@ -135,7 +140,7 @@ class AdapterExchange:
             if slot is None and self._on_host(ref) is None:
                 self._load(ref)  # it may have left the host while its requests were waiting
             elif slot is None and num_ahead < _MAX_AHEAD:
-                waits = ref in self._without_room
+                waits = self._patience.waits(ref)
                 slot = self._place_for_waiter(ref, kept) if waits else self._place(ref, kept)
                 num_ahead += 1
             if slot is not None:
@@ -143,12 +148,13 @@ class AdapterExchange:
 
     def poll(self) -> None:
         """Take over what threads and copies have finished. Never blocks."""
-        self._room_may_have_changed()
+        self._patience.room_may_have_changed()
         for slot in self.pool.poll():
             source = self._copying.pop(slot, None)
             if source is not None:
                 self.store.unpin(source)
         for load in self._loader.poll():
+            self._num_news += 1
             if isinstance(load, FailedLoad):
                 self._failed[load.ref] = load.error
                 continue
@@ -156,8 +162,7 @@ class AdapterExchange:
             if load.slab is not None:
                 self.counts.num_loads += 1
                 self.tallies.loaded(load.digest, load.slab.packed.layout, load.seconds)
-                self._unstage(load.ref)
-                self._staged[load.ref] = load.slab
+                self._pins.take_over(load.ref, load.slab)
 
     def acquire(self, ref: AnyAdapterRef, *, even_arriving: bool = False) -> AdapterSlot | None:
         """The adapter's slot, pinned until `release`; None while it is on its way or lacks room.
@@ -175,11 +180,11 @@ class AdapterExchange:
             if self._on_host(ref) is None:
                 self._load(ref)
             return None
-        is_leaving = self.pool.is_draining(slot) and ref not in self._promised
+        is_leaving = self.pool.is_draining(slot) and not self._pins.is_promised(ref)
         if is_leaving or not (even_arriving or self.pool.is_ready(slot)):
             return None
         self.pool.order_steps_after(slot)
-        self._num_acquired += 1
+        self._patience.acquired()
         self.pool.pin(slot)
         self._forget_waiter(ref)
         self._record_use(slot)
@@ -201,12 +206,13 @@ class AdapterExchange:
 
     def release(self, slot: AdapterSlot) -> None:
         self.pool.unpin(slot)
-        self._room_may_have_changed()
+        self._patience.room_may_have_changed()
 
     def cancel(self, ref: AnyAdapterRef) -> None:
         """Nobody waits for the adapter any more: stop loading it, forget its failure."""
         self._failed.pop(ref, None)
         self._forget_waiter(ref)
+        self._num_news += 1
 
     def close(self) -> None:
         """Wait for the threads to end. The exchange is of no use afterwards."""
@@ -241,36 +247,38 @@ class AdapterExchange:
             return None
         slot = self._resident(ref) or self._place(ref, keep)
         if slot is not None:
-            self._break_promise(ref)
-            self._promised[ref] = slot
-            self.pool.pin(slot)
+            self._pins.promise(ref, slot)
             return slot
-        since = self._without_room.setdefault(ref, self._num_acquired)
-        if self._num_acquired - since >= _MAX_PASSING:
-            self.pool.reserve(slab.digest, slab.packed.num_bytes, expected=self._expected)
-            if self._staged.get(ref) is not slab:
-                self._unstage(ref)
-                self.store.pin(slab)
-                self._staged[ref] = slab
+        if self._patience.is_out(ref) and self._reserve(slab):
+            self._pins.stage(ref, slab)
         return None
+
+    def _reserve(self, slab: HostSlab) -> bool:
+        """Whether a place is reserved for the adapter, now or before."""
+        num_bytes = slab.packed.num_bytes
+        if not self.pool.has_reserved(slab.digest) and self._patience.may_have_place(num_bytes):
+            self.pool.reserve(slab.digest, num_bytes, expected=self._expected)
+            if not self.pool.has_reserved(slab.digest):
+                self._patience.found_no_place(num_bytes)
+        return self.pool.has_reserved(slab.digest)
 
     def _place(self, ref: AnyAdapterRef, keep: Set[str]) -> AdapterSlot | None:
         """Copy the adapter from the host if there is room; it may be there under another name."""
         slab = self._on_host(ref)
         assert slab is not None, "the adapter is not on the host"
         num_bytes = slab.packed.num_bytes
-        if num_bytes >= self._bytes_without_room and not self.pool.has_reserved(slab.digest):
+        if not (self._patience.may_have_room(num_bytes) or self.pool.has_reserved(slab.digest)):
             return None
         slot = self.pool.place(slab.packed, keep=keep)
         if slot is None:
-            self._bytes_without_room = min(num_bytes, self._bytes_without_room)
+            self._patience.found_no_room(num_bytes)
             return None
         self.counts.num_copies += 1
         if not self.pool.is_ready(slot):
             self.store.pin(slab)
             self._copying[slot] = slab
-        self._unstage(ref)
-        self._without_room.pop(ref, None)
+        self._pins.unstage(ref)
+        self._patience.forget(ref)
         return slot
 
     def _record_use(self, slot: AdapterSlot) -> None:
@@ -284,19 +292,8 @@ class AdapterExchange:
     def _forget_waiter(self, ref: AnyAdapterRef) -> None:
         """Let go of what was held for whoever waited for the adapter."""
         self._loader.cancel(ref)
-        self._break_promise(ref)
-        self._unstage(ref)
-        if self._without_room.pop(ref, None) is not None:
+        if self._pins.break_promise(ref):
+            self._patience.room_may_have_changed()
+        self._pins.unstage(ref)
+        if self._patience.forget(ref):
             self.pool.cancel_reservation(self._digests.get(ref))
-
-    def _room_may_have_changed(self) -> None:
-        self._bytes_without_room = math.inf
-
-    def _break_promise(self, ref: AnyAdapterRef) -> None:
-        if ref in self._promised:
-            self.pool.unpin(self._promised.pop(ref))
-            self._room_may_have_changed()
-
-    def _unstage(self, ref: AnyAdapterRef) -> None:
-        if ref in self._staged:
-            self.store.unpin(self._staged.pop(ref))

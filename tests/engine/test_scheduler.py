@@ -108,6 +108,42 @@ def test_only_a_lone_request_starts_before_its_adapter_has_arrived(overlaps: boo
     assert harness.adapters.asked_even_arriving[-1] == ("c", True)
 
 
+def test_nobody_is_asked_for_again_until_something_changes(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps, adapters=FakeAdapters(capacity=1, delay=1))
+    harness.generate(request("first", [1, 2], adapter="a", max_new_tokens=12))
+    for _ in range(4):
+        harness.step()
+    harness.generate(request("second", [1, 2], adapter="b", max_new_tokens=2))
+    for _ in range(3):
+        harness.step()
+    num_asked = len(harness.adapters.asked_even_arriving)
+    for _ in range(3):
+        harness.step()
+    assert len(harness.adapters.asked_even_arriving) == num_asked
+    harness.generate(request("third", [1, 2], max_new_tokens=2))
+    harness.step()
+    assert len(harness.adapters.asked_even_arriving) == num_asked + 1
+    harness.run_until_idle()
+    order = [event.request_id for event in harness.link.events if event.finish_reason]
+    assert order == ["third", "first", "second"]
+
+
+def test_a_resident_adapter_is_found_behind_any_number_that_wait(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps, num_blocks=256, adapters=FakeAdapters(capacity=2, delay=1))
+    for name in "ab":
+        harness.generate(request(name, [1, 2], adapter=name, max_new_tokens=24))
+        harness.step()
+    harness.adapters.delay = 1000
+    for number in range(100):
+        harness.generate(request(f"{number}", [1], adapter=f"cold {number}", max_new_tokens=1))
+    harness.generate(request("late", [1, 2], adapter="a", max_new_tokens=2))
+    for _ in range(6):
+        harness.step()
+    assert [e.request_id for e in harness.link.events if e.finish_reason] == ["late"]
+    asked = [name for name, _ in harness.adapters.asked_even_arriving]
+    assert len({name for name in asked if name.startswith("cold")}) <= 80, "of a hundred"
+
+
 def test_a_stream_of_younger_adapters_cannot_starve_the_oldest(overlaps: bool) -> None:
     harness = Harness(overlaps=overlaps, adapters=FakeAdapters(capacity=1, delay=1))
     harness.generate(request("hot 0", [1], adapter="hot", max_new_tokens=6))

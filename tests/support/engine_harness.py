@@ -77,6 +77,10 @@ class FakeAdapters:
     staged: list[AdapterRef] = field(default_factory=list)
     expected: set[AdapterRef] = field(default_factory=set)
     asked_even_arriving: list[tuple[str, bool]] = field(default_factory=list)
+    num_changes: int = 0
+
+    def is_settled(self, ref: AdapterRef) -> bool:
+        return ref in self.resident or (ref.name in self.broken and self.loading.get(ref) == 0)
 
     def prefetch(self, ref: AdapterRef) -> None:
         if ref not in self.resident:
@@ -85,12 +89,14 @@ class FakeAdapters:
     def poll(self) -> None:
         for ref, left in tuple(self.loading.items()):
             self.loading[ref] = max(0, left - 1)
+            self.num_changes += left == 1
             if left <= 1 and ref.name not in self.broken and self._has_room():
                 del self.loading[ref]
                 used = {slot.index for slot in self.resident.values()}
                 index = min(set(range(self.capacity)) - used)
                 self.resident[ref] = FakeSlot(index, f"digest of {ref.name}")
                 self.draining = None
+                self.num_changes += 1
 
     def _has_room(self) -> bool:
         if len(self.resident) < self.capacity:
@@ -118,8 +124,10 @@ class FakeAdapters:
     def release(self, slot: FakeSlot) -> None:
         assert slot.num_pins > 0
         slot.num_pins -= 1
+        self.num_changes += 1
 
     def cancel(self, ref: AdapterRef) -> None:
+        self.num_changes += 1
         if self.loading.pop(ref, None) == 0:
             self.draining = None
 

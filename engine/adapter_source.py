@@ -1,0 +1,25 @@
+"""What the scheduler needs of the adapter exchange."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from lorax_serve.engine.adapters.device_pool import AdapterSlot
+from lorax_serve.ipc.types import AnyAdapterRef
+
+
+class AdapterSource(Protocol):
+    """See engine/adapters/exchange.py."""
+
+    @property
+    def num_changes(self) -> int:
+        """While it stays the same, `acquire` has for nobody what it had not before."""
+
+    def is_settled(self, ref: AnyAdapterRef) -> bool:
+        """Whether `acquire` may have a slot at once, or an error."""
+
+    def prefetch(self, ref: AnyAdapterRef) -> None: ...
+    def acquire(self, ref: AnyAdapterRef, *, even_arriving: bool) -> AdapterSlot | None: ...
+    def release(self, slot: AdapterSlot) -> None: ...
+    def cancel(self, ref: AnyAdapterRef) -> None: ...
+    def expect(self, refs: Iterable[AnyAdapterRef]) -> None: ...
+    def stage(self, refs: list[AnyAdapterRef]) -> None: ...
