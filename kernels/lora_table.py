@@ -73,6 +73,13 @@ class LoraTable:
             row[column : column + 2] = start + a_offsets[site.index], num_ranks
         return row
 
+    @property
+    def offset_columns(self) -> Int32s:
+        """Columns that hold offsets: they move with the start of the slab, the others do not."""
+        sites = [self.site_column(site) for site in self.sites]
+        targets = [self.target_column(target) for target in range(self.num_targets)]
+        return np.array(sites + targets, dtype=np.int32)
+
     def column_blocks(self, site: LoraSite, width: int) -> Int32s:
         """[N, 4] int32: the site's output columns in blocks of at most `width`, none across two
         targets."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from lorax_serve.engine.step import Step
+from lorax_serve.kernels.triton.host_copy import copy_from_host
 
 Array = TypeVar("Array")
 Int32s = npt.NDArray[np.int32]
@@ -141,7 +142,7 @@ class StepUpload:
     def send(self, num_elements: int) -> None:
         """Copy the buffer's beginning to the device, after the steps launched before."""
         source = self._pinned[self._turn][:num_elements]
-        self.device_buffer[:num_elements].copy_(source, non_blocking=True)
+        copy_from_host(source, self.device_buffer[:num_elements])
         self._copied[self._turn].record()
 
 

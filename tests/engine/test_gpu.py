@@ -187,7 +187,7 @@ def check_logprobs(
 
 def test_a_model_that_does_not_fit_is_refused_with_the_sums(tmp_path: Path) -> None:
     build_tiny_model("llama", tmp_path)
-    share = 1e-4 + _used_share()
+    share = _used_share() / 2
     with pytest.raises(ModelRefused, match=r"weights - .* adapters - .* = -?[\d.]+ GiB for the KV"):
         LocalEngine(tmp_path, **FP32, gpu_memory_share=share, kv_cache_bytes=None)
 

@@ -22,6 +22,16 @@ def test_a_row_says_where_each_matrix_lies_and_at_which_rank() -> None:
     assert targets == [[1048, 3, 0], [1120, 2, 3], [1300, 0, 0]]
 
 
+def test_a_slab_elsewhere_has_the_same_row_but_for_its_offsets() -> None:
+    table = LoraTable.of(SITES)
+    here, there = (
+        table.row(start, a_offsets=(0, 200), b_offsets=(48, 120, 300), ranks=(3, 2, 0))
+        for start in (0, 1000)
+    )
+    here[table.offset_columns] += 1000
+    assert np.array_equal(here, there)
+
+
 @pytest.mark.parametrize("width", [1, 5, 8, 100])
 def test_column_blocks_cover_every_column_once_and_no_two_targets(width: int) -> None:
     table = LoraTable.of(SITES)
