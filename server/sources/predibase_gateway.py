@@ -17,6 +17,7 @@ from yarl import URL
 
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError, StartError
+from lorax_serve.server.sources.addresses import keeps_secrets
 from lorax_serve.server.sources.http_replies import check_status, transport_errors
 from lorax_serve.server.sources.http_session import open_session
 from lorax_serve.server.sources.source import NotFoundOrForbidden, SourceUnavailable
@@ -26,7 +27,6 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_GATEWAY: Final = "https://api.app.predibase.com"
 
-_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _MAX_REPLY_BYTES: Final = 64 * 2**10
 _MAX_SHOWN_CHARS: Final = 32
 
@@ -159,11 +159,7 @@ def _usable_path(found: _Version) -> str:
 
 
 def _checked(url: str) -> URL:
-    try:
-        parsed = URL(url)
-    except ValueError:
-        parsed = URL()
-    is_safe = parsed.scheme == "https" or (parsed.scheme == "http" and parsed.host in _LOOPBACK)
-    if not is_safe or not parsed.host or parsed.user or parsed.password or parsed.query_string:
+    parsed = URL(url) if keeps_secrets(url) else None
+    if parsed is None or parsed.user or parsed.password or parsed.query_string:
         raise StartError("The Predibase gateway must be an https address without a credential.")
     return parsed
