@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from hub_stand_in import (
     CONFIG,
@@ -525,3 +526,39 @@ async def test_no_token_is_kept_or_told(
     for path in (p for p in tmp_path.rglob("*") if p.is_file()):
         assert ALICE.encode() not in path.read_bytes()
     assert site.verdicts.fingerprint(ALICE) != Verdicts().fingerprint(ALICE)
+
+
+@pytest.mark.parametrize("token", [None, BOB])
+async def test_timing_oracle_not_permitted_is_as_much_work_as_not_found(
+    site: Site, token: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes time is compared, not the time: what the hub is asked, with which credential, and
+    what the store is; for an adapter that others use, one that nobody does, and one that is none.
+    """
+    site.hub.repositories["org/unused"] = adapter_repository(OTHER, tokens={ALICE})
+    await site.get("org/closed", ALICE)
+    looked: list[str] = []
+    for name in ("lease", "receive", "remember", "forget", "confirm"):
+        watched = getattr(site.store, name)
+        monkeypatch.setattr(
+            site.store,
+            name,
+            lambda *args, _name=name, _watched=watched: looked.append(_name) or _watched(*args),
+        )
+
+    async def work(adapter_id: str) -> tuple[object, ...]:
+        site.hub.seen.clear()
+        looked.clear()
+        with capture_logs() as logs:
+            refused = await site.refusal(adapter_id, token)
+        repository, _, _ = adapter_id.partition("@")
+        said = (refused.code, refused.status, refused.message.replace(repository, "it"))
+        asked = [replace(s, path=s.path.replace(repository, "it")) for s in site.hub.seen]
+        return said, asked, list(looked), str(logs).replace(repository, "it")
+
+    names = ("org/closed", "org/unused", "org/absent", "org/closed@main", "org/absent@main")
+    for is_remembered in (False, True):
+        done = {name: await work(name) for name in names}
+        assert done["org/closed"] == done["org/unused"] == done["org/absent"]
+        assert done["org/closed@main"] == done["org/absent@main"]
+        assert [bool(asked) for _, asked, *_ in done.values()] == [not is_remembered] * len(names)

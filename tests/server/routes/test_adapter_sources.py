@@ -348,7 +348,7 @@ async def test_fault_20_the_source_is_down(serve: Serve) -> None:
 @pytest.mark.parametrize(
     "name", ["org/x\nERROR forged", "org/\x1b[31mred", "org/%s%n", "http://h/x"]
 )
-async def test_log_injection(serve: Serve, name: str) -> None:
+async def test_log_injection_ends_at_the_door(serve: Serve, name: str) -> None:
     async with serve() as served:
         reply = await served.post("/v1/completions", name)
         assert reply.status == 400
