@@ -5,6 +5,8 @@ import sys
 
 import structlog
 
+from lorax_serve.ipc.log_lines import json_rendering, text_rendering
+
 
 def configure_logging(level: str, *, as_json: bool) -> None:
     """Lines from `level` ("debug" … "critical") up: JSON, or plain text for a terminal."""
@@ -12,7 +14,7 @@ def configure_logging(level: str, *, as_json: bool) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
-            *(_json_rendering() if as_json else _text_rendering()),
+            *(json_rendering() if as_json else text_rendering(colors=False)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
@@ -20,13 +22,3 @@ def configure_logging(level: str, *, as_json: bool) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
-
-
-def _json_rendering() -> list[structlog.typing.Processor]:
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-
-
-def _text_rendering() -> list[structlog.typing.Processor]:
-    # The default would print the local variables of every frame, prompts among them.
-    plain = structlog.dev.plain_traceback
-    return [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=plain)]

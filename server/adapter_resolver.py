@@ -30,6 +30,7 @@ class ResolvedAdapter:
     source: str
     lease: Lease | None = None  # None: they are the operator's, and nobody else's to hold
     named_by_operator: bool = False  # an alias, or the name of a folder in the adapter directory
+    opened_by_token: bool = False  # it is not anybody's, and the caller's token was the proof
 
     def __enter__(self) -> "ResolvedAdapter":
         return self
@@ -116,9 +117,10 @@ class AdapterResolver:
             return ResolvedAdapter(ref, LOCAL, named_by_operator=not adapter_id.startswith("/"))
         if self._remote is None or source not in self._remote.names:
             raise UnservedSource(self.sources)
-        lease = await self._remote.lease(source, adapter_id, token, anew=anew)
+        adapter, lease = await self._remote.lease(source, adapter_id, token, anew=anew)
         ref = AdapterRef(name=adapter_id, path=str(lease.path), revision=lease.digest)
-        return ResolvedAdapter(ref, source, lease)
+        opened_by_token = token is not None and not adapter.public
+        return ResolvedAdapter(ref, source, lease, opened_by_token=opened_by_token)
 
     def root(self, target: Target, token: str | None) -> str | None:
         """`source:id`, with the revision where it is fetched; None if this caller may not use it,

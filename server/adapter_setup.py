@@ -12,9 +12,9 @@ from lorax_serve.server.bucket_setup import (
 )
 from lorax_serve.server.config import AdapterSource, ServerConfig
 from lorax_serve.server.errors import StartError
+from lorax_serve.server.hub_setup import hub_endpoint
 from lorax_serve.server.remote_adapters import FetchLimits, RemoteAdapters
 from lorax_serve.server.sources.hub import HubSource
-from lorax_serve.server.sources.hub_id import DEFAULT_ENDPOINT
 from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.sources.predibase import PredibaseSource
 from lorax_serve.server.sources.s3 import S3Source
@@ -80,7 +80,7 @@ def _store_folders(config: ServerConfig) -> Iterator[Path]:
 def _hub(config: ServerConfig) -> HubSource:
     globs = config.adapter_allow
     return HubSource(
-        config.hub_endpoint or DEFAULT_ENDPOINT,
+        hub_endpoint(config),
         allowed=None if globs is None else [glob.strip() for glob in globs.split(",")],
         operator_token=None if config.hub_token is None else config.hub_token.revealed,
     )

@@ -21,9 +21,12 @@ _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 
 def with_adapter_token(asked: GenerationRequest, request: web.Request) -> GenerationRequest:
     """`asked` with the headers' token, where the body has none."""
-    if asked.adapter_token is not None:
-        return asked
-    return replace(asked, adapter_token=header_token(request))
+    return replace(asked, adapter_token=adapter_token(request, asked.adapter_token))
+
+
+def adapter_token(request: web.Request, api_token: str | None) -> str | None:
+    """The body's `api_token`, or the headers' where that is missing or empty."""
+    return api_token or header_token(request)
 
 
 def header_token(request: web.Request) -> str | None:

@@ -23,7 +23,7 @@ from lorax_serve.server.errors import ServeError
 from lorax_serve.server.request import Constraint, GenerationRequest
 from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.structured_output import ConstraintCompiler
-from lorax_serve.server.tenants import Tenants, prefix_salt
+from lorax_serve.server.tenants import Tenants
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,32 @@ class Admission:
         max_new_tokens = _max_new_tokens(asked, len(prompt_ids), info)
         grammar, warnings = await self._grammar(asked.constraint)
         async with held_adapter(self._service, asked) as adapter:  # last: it may have to be fetched
-            tenant = self._tenants.name(asked.adapter_token)
-            yield _accepted(asked, prompt_ids, max_new_tokens, adapter, grammar, warnings, tenant)
+            message = self._message(asked, prompt_ids, max_new_tokens, adapter, grammar)
+            yield _accepted(asked, message, adapter, warnings)
+
+    def _message(
+        self,
+        asked: GenerationRequest,
+        prompt_ids: list[int],
+        max_new_tokens: int,
+        adapter: AskedAdapter,
+        grammar: GrammarSpec | None,
+    ) -> Generate:
+        token = asked.adapter_token
+        return Generate(
+            request_id=RequestId(uuid.uuid4().hex),
+            prompt_token_ids=prompt_ids,
+            sampling=asked.sampling,
+            stop=StopConditions(
+                max_new_tokens=max_new_tokens,
+                stop_token_ids=asked.stop_token_ids,
+                ignore_eos=asked.ignore_eos,
+            ),
+            adapter=adapter.ref,
+            grammar=grammar,
+            cache_salt=self._tenants.prefix_salt(token, asked.cache_salt),
+            tenant=self._tenants.name(token, is_proven=adapter.opened_by_token),
+        )
 
     async def _grammar(
         self, constraint: Constraint | None
@@ -106,28 +130,8 @@ class Admission:
 
 
 def _accepted(
-    asked: GenerationRequest,
-    prompt_ids: list[int],
-    max_new_tokens: int,
-    adapter: AskedAdapter,
-    grammar: GrammarSpec | None,
-    warnings: tuple[str, ...],
-    tenant: str,
+    asked: GenerationRequest, message: Generate, adapter: AskedAdapter, warnings: tuple[str, ...]
 ) -> Accepted:
-    message = Generate(
-        request_id=RequestId(uuid.uuid4().hex),
-        prompt_token_ids=prompt_ids,
-        sampling=asked.sampling,
-        stop=StopConditions(
-            max_new_tokens=max_new_tokens,
-            stop_token_ids=asked.stop_token_ids,
-            ignore_eos=asked.ignore_eos,
-        ),
-        adapter=adapter.ref,
-        grammar=grammar,
-        cache_salt=prefix_salt(tenant, asked.cache_salt),
-        tenant=tenant,
-    )
     return Accepted(
         message=message,
         stop_strings=asked.stop_strings,

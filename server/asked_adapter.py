@@ -19,6 +19,11 @@ class AskedAdapter:
     adapters: tuple[ResolvedAdapter, ...]  # one, or a merge's parts
     records: tuple[AdapterRecord, ...]  # of these
 
+    @property
+    def opened_by_token(self) -> bool:
+        """Whether the request's own token was the proof for any of them."""
+        return any(adapter.opened_by_token for adapter in self.adapters)
+
 
 _BASE = AskedAdapter(None, None, (), ())
 

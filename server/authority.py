@@ -3,6 +3,7 @@ for seconds.
 """
 
 import asyncio
+from typing import Final
 
 import structlog
 
@@ -18,13 +19,25 @@ from lorax_serve.server.verdicts import FALSE_SECONDS, TRUE_SECONDS, Fingerprint
 
 log = structlog.get_logger(__name__)
 
+STALE_SECONDS: Final = 24 * 3600.0
+
 
 class Authority:
     """Never lets one caller's answer count for another, unless the adapter is anybody's."""
 
-    def __init__(self, store: AdapterStore, verdicts: Verdicts, *, patience: float) -> None:
-        """`patience` is how many seconds a source may take to say what is known from before."""
+    def __init__(
+        self,
+        store: AdapterStore,
+        verdicts: Verdicts,
+        *,
+        patience: float,
+        stale_seconds: float = STALE_SECONDS,
+    ) -> None:
+        """`patience` is how many seconds a source may take to say what is known from before, and
+        `stale_seconds` for how long that counts while it says nothing, by the store's clock.
+        """
         self._patience = patience
+        self._stale_seconds = stale_seconds
         self._store = store
         self._verdicts = verdicts
         self._asking: SingleFlight[tuple[str, str, Fingerprint], RemoteAdapter] = SingleFlight()
@@ -34,7 +47,8 @@ class Authority:
 
     async def resolve(self, source: Source, adapter_id: str, token: str | None) -> RemoteAdapter:
         """What the name means for this caller; for an adapter that is anybody's, what it meant
-        when its source last answered, should that be out of reach. Raises SourceError.
+        when its source last answered, should that be out of reach, for a day at most and not for
+        whom the source refused. Raises SourceError.
         """
         caller = self.fingerprint(token)
         verdict = self._verdicts.get(source.name, adapter_id, caller)
@@ -56,18 +70,18 @@ class Authority:
         except NotFoundOrForbidden:
             await self._refused(source, adapter_id, token)
             raise
-        self._verdicts.put(source.name, adapter_id, caller, adapter, TRUE_SECONDS)
+        self._said(adapter_id, caller, adapter)
         return adapter
 
     def known(self, source_name: str, adapter_id: str, token: str | None) -> RemoteAdapter | None:
         """What this caller may use for certain, without asking: by a proof of the caller's own
         that still counts, or because it is anybody's and its bytes are here.
         """
-        verdict = self._verdicts.get(source_name, adapter_id, self.fingerprint(token))
+        caller = self.fingerprint(token)
+        verdict = self._verdicts.get(source_name, adapter_id, caller)
         if verdict is not None:
             return verdict.adapter
-        known = self._store.last_meaning(source_name, adapter_id)
-        return known if known is not None and known.public else None
+        return self._anybodys(source_name, adapter_id, caller, within=None)
 
     def revoke(self, source: Source, adapter_id: str, token: str | None) -> None:
         """The source went back on its word: ask it again."""
@@ -75,9 +89,7 @@ class Authority:
 
     async def _ask(self, source: Source, adapter_id: str, token: str | None) -> RemoteAdapter:
         caller = self.fingerprint(token)
-        known = self._store.last_meaning(source.name, adapter_id)
-        if known is not None and not known.public:
-            known = None
+        known = self._still_counts(source, adapter_id, caller)
         try:
             async with asyncio.timeout(None if known is None else self._patience):
                 adapter = await source.resolve(adapter_id, token)
@@ -85,14 +97,38 @@ class Authority:
             await self._refused(source, adapter_id, token)
             raise
         except (SourceUnavailable, TimeoutError) as error:
+            known = self._still_counts(source, adapter_id, caller)  # it may have ended meanwhile
             if known is None:
                 raise
             log.warning("adapter_source_unreachable", source=source.name, reason=str(error))
-            adapter = known
-        self._verdicts.put(source.name, adapter_id, caller, adapter, TRUE_SECONDS)
+            self._verdicts.put(source.name, adapter_id, caller, known, TRUE_SECONDS)
+            return known
+        self._said(adapter_id, caller, adapter)
         return adapter
 
+    def _still_counts(
+        self, source: Source, adapter_id: str, caller: Fingerprint
+    ) -> RemoteAdapter | None:
+        """What may be served while the source says nothing."""
+        return self._anybodys(source.name, adapter_id, caller, within=self._stale_seconds)
+
+    def _anybodys(
+        self, source_name: str, adapter_id: str, caller: Fingerprint, *, within: float | None
+    ) -> RemoteAdapter | None:
+        """What the store remembers of a public adapter, unless this caller was refused it since."""
+        known = self._store.last_meaning(source_name, adapter_id, within=within)
+        if known is None or not known.public:
+            return None
+        return None if self._verdicts.was_refused(source_name, adapter_id, caller) else known
+
+    def _said(self, adapter_id: str, caller: Fingerprint, adapter: RemoteAdapter) -> None:
+        self._verdicts.put(adapter.source, adapter_id, caller, adapter, TRUE_SECONDS)
+        self._store.confirm(adapter_id, adapter)
+
     async def _refused(self, source: Source, adapter_id: str, token: str | None) -> None:
+        """The refusal takes the place of what held for this caller, and is nobody else's; what is
+        anybody's ends when it is refused to who brings no token.
+        """
         caller = self.fingerprint(token)
         self._verdicts.put(source.name, adapter_id, caller, None, FALSE_SECONDS)
         known = self._store.last_meaning(source.name, adapter_id)

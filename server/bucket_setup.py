@@ -8,6 +8,7 @@ import structlog
 from lorax_serve.server.config import AdapterSource, ServerConfig
 from lorax_serve.server.errors import StartError
 from lorax_serve.server.secret import Secret
+from lorax_serve.server.sources.addresses import keeps_secrets
 from lorax_serve.server.sources.predibase import PredibaseSettings
 from lorax_serve.server.sources.predibase_gateway import DEFAULT_GATEWAY
 from lorax_serve.server.sources.s3_location import Location, parse_place
@@ -56,11 +57,19 @@ def _reading(config: ServerConfig) -> S3Settings:
     endpoint_url, region = config.s3_endpoint_url, config.s3_region
     if config.r2_account_id is not None:
         endpoint_url, region = r2_endpoint(config.r2_account_id), _R2_REGION
+    credentials = _credentials(config)
+    is_signed = credentials is not None or config.s3_aws_chain
+    if endpoint_url is not None and is_signed and not keeps_secrets(endpoint_url):
+        raise StartError(
+            f"--s3-endpoint-url {endpoint_url} is not https: what a key signs, and a temporary "
+            "key's token, would cross the network unencrypted. http is for this machine alone, or "
+            "for buckets that are read without a key."
+        )
     return S3Settings(
         default=_default_place(config),
         endpoint_url=endpoint_url,
         region=region,
-        credentials=_credentials(config),
+        credentials=credentials,
         use_aws_chain=config.s3_aws_chain,
     )
 

@@ -10,6 +10,8 @@ from typing import Final
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
+from lorax_serve.ipc.log_lines import json_rendering, text_rendering
+
 _LIBRARY_LEVEL: Final = logging.WARNING  # of what others log
 
 
@@ -20,7 +22,7 @@ def configure_logging(level: str, *, json: bool, colors: bool) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso" if json else "%H:%M:%S", utc=json),
     ]
-    rendering = _json_rendering() if json else _text_rendering(colors)
+    rendering = json_rendering() if json else text_rendering(colors=colors)
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -28,16 +30,6 @@ def configure_logging(level: str, *, json: bool, colors: bool) -> None:
         cache_logger_on_first_use=False,
     )
     _configure_libraries(shared, rendering)
-
-
-def _json_rendering() -> list[structlog.typing.Processor]:
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-
-
-def _text_rendering(colors: bool) -> list[structlog.typing.Processor]:
-    # Its default would print the local variables of every frame, prompts among them.
-    plain = structlog.dev.plain_traceback
-    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
 
 
 def _configure_libraries(

@@ -20,6 +20,7 @@ from lorax_serve.server.config import ServerConfig
 from lorax_serve.server.demo import HUB_ID as DEMO_ID
 from lorax_serve.server.demo import prepare_demo_model
 from lorax_serve.server.errors import StartError
+from lorax_serve.server.hub_setup import hub_endpoint
 
 Report = Callable[[str], None]
 
@@ -55,7 +56,7 @@ def find_model(config: ServerConfig, report: Report) -> ModelSource:
         return ModelSource(folder.name, None, folder, config.adapter_dir, aliases)
     name, revision = _hub_name(config.model_id, config.revision)
     token = None if config.hub_token is None else config.hub_token.revealed
-    hub = HfApi(endpoint=config.hub_endpoint, token=token)
+    hub = HfApi(endpoint=hub_endpoint(config), token=token)
     folder, commit = download_model(name, revision, config.cache_dir / "hub", report, hub)
     return ModelSource(name, commit, _checked(folder), config.adapter_dir)
 
@@ -71,7 +72,7 @@ def find_model_config(config: ServerConfig, report: Report) -> Path:
         return _with_config(folder)
     name, revision = _hub_name(config.model_id, config.revision)
     token = None if config.hub_token is None else config.hub_token.revealed
-    hub = HfApi(endpoint=config.hub_endpoint, token=token)
+    hub = HfApi(endpoint=hub_endpoint(config), token=token)
     folder, _ = download_model(
         name, revision, config.cache_dir / "hub", report, hub, wanted=("config.json",)
     )

@@ -94,8 +94,9 @@ class RemoteAdapters:
 
     async def lease(
         self, source_name: str, adapter_id: str, token: str | None, *, anew: bool = False
-    ) -> Lease:
-        """The adapter's files, as this caller may have them; the caller ends the lease.
+    ) -> tuple[RemoteAdapter, Lease]:
+        """What the name means, and the files, as this caller may have them; the caller ends the
+        lease.
 
         `anew`: ask the source which bytes the name means now, whatever it said before.
 
@@ -149,7 +150,7 @@ class RemoteAdapters:
 
     async def _lease(
         self, source: Source, adapter_id: str, token: str | None, *, anew: bool
-    ) -> Lease:
+    ) -> tuple[RemoteAdapter, Lease]:
         resolve = self._authority.resolve_anew if anew else self._authority.resolve
         adapter = await resolve(source, adapter_id, token)
         _check_files(adapter.files, self._limits.max_adapter_bytes)
@@ -165,7 +166,7 @@ class RemoteAdapters:
         except BaseException:
             lease.release()
             raise
-        return lease
+        return adapter, lease
 
     async def _fetch(
         self, source: Source, adapter_id: str, adapter: RemoteAdapter, token: str | None

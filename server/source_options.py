@@ -19,7 +19,7 @@ ADAPTER_SOURCES: Final = Group(
             flags=("--hub-endpoint",),
             name="hub_endpoint",
             metavar="URL",
-            help="the hub that adapters and models come from",
+            help="the hub that adapters and models come from, by https, or http on this machine",
             unset="https://huggingface.co",
             lorax_env=("HF_ENDPOINT",),
         ),

@@ -45,12 +45,19 @@ class Verdicts:
         return Fingerprint(self._mac("" if token is None else f"token {token}"))
 
     def get(self, source: str, adapter_id: str, caller: Fingerprint) -> Verdict | None:
-        """What holds now for this caller: an answer of the caller's own, or anybody's."""
-        for asker in (self.fingerprint(None), caller):
-            verdict = self._fresh(self._key(source, adapter_id, asker))
-            if verdict is not None and (asker == caller or _is_public(verdict)):
-                return verdict
-        return None
+        """What holds now for this caller: an answer of the caller's own, or anybody's. Who was
+        refused last has to ask again, whatever others were told since.
+        """
+        own = self._verdicts.get(self._key(source, adapter_id, caller))
+        if own is not None and (self._holds(own) or own.adapter is None):
+            return own if self._holds(own) else None
+        shared = self._verdicts.get(self._key(source, adapter_id, self.fingerprint(None)))
+        return shared if shared is not None and _is_public(shared) and self._holds(shared) else None
+
+    def was_refused(self, source: str, adapter_id: str, caller: Fingerprint) -> bool:
+        """Whether the last answer to this caller was a refusal, however long ago."""
+        verdict = self._verdicts.get(self._key(source, adapter_id, caller))
+        return verdict is not None and verdict.adapter is None
 
     def put(
         self,
@@ -61,6 +68,7 @@ class Verdicts:
         seconds: float,
     ) -> None:
         if adapter is not None and adapter.public:
+            self._verdicts.pop(self._key(source, adapter_id, caller), None)
             caller = self.fingerprint(None)
         key = self._key(source, adapter_id, caller)
         self._verdicts[key] = Verdict(adapter, self._clock() + seconds)
@@ -73,12 +81,8 @@ class Verdicts:
         for asker in (self.fingerprint(None), caller):
             self._verdicts.pop(self._key(source, adapter_id, asker), None)
 
-    def _fresh(self, key: bytes) -> Verdict | None:
-        verdict = self._verdicts.get(key)
-        if verdict is None or verdict.expires_at > self._clock():
-            return verdict
-        del self._verdicts[key]
-        return None
+    def _holds(self, verdict: Verdict) -> bool:
+        return verdict.expires_at > self._clock()
 
     def _key(self, source: str, adapter_id: str, caller: Fingerprint) -> bytes:
         return self._mac(f"verdict {source} {caller.hex()} {adapter_id}")

@@ -123,6 +123,33 @@ def test_a_quiet_tenants_wait_does_not_depend_on_the_noisy_ones_backlog(
     assert max(many) <= 2 * max(few) + 8
 
 
+def test_slot_fairness(model: Decoder, refs: list[AdapterRef]) -> None:
+    """One tenant cycles through more adapters than either tier holds. Another's adapter, which is
+    evicted each time, gets a place soon; as that of the same tenant it waits its turn.
+    """
+
+    def waits(tenant: str) -> list[int]:
+        with engine(model, 4, 8, max_num_sequences=8, max_loading=2) as one:
+            for index in range(300):
+                ref = refs[1 + index % (NUM_ADAPTERS - 1)]
+                one.submit(f"cycling {index}", [1, 2], ref, num_tokens=6, tenant="cycling")
+            for _ in range(30):
+                one.step()
+                finish_loads(one)
+            for index in range(160):
+                if index % 8 == 0:
+                    one.submit(f"other {index}", [1, 2], refs[0], num_tokens=6, tenant=tenant)
+                one.step()
+                finish_loads(one)
+            assert any(not t.has_ended for n, t in one.trips.items() if n.startswith("cycling"))
+            one.run(lambda: False)
+            return [t.first_token_steps for n, t in one.trips.items() if n.startswith("other")]
+
+    fair = max(waits("other"))
+    assert fair <= 50  # of some hundreds that the backlog takes
+    assert max(waits("cycling")) > 2 * fair
+
+
 @pytest.mark.parametrize("popularity", ["zipf", "uniform"])
 def test_a_burst_over_more_adapters_than_fit_takes_few_steps(
     model: Decoder, refs: list[AdapterRef], popularity: str

@@ -5,6 +5,7 @@ from aiohttp import web
 
 from lorax_serve.server.adapter_operations import AdapterOperations
 from lorax_serve.server.adapter_records import SHORT_REVISION
+from lorax_serve.server.adapter_token import adapter_token
 from lorax_serve.server.http_body import read_json
 from lorax_serve.server.keys import SERVICE
 from lorax_serve.server.schema.admin import (
@@ -24,7 +25,7 @@ async def load(request: web.Request) -> web.Response:
         body.lora_name,
         body.lora_path,
         source=body.source,
-        token=body.api_token,
+        token=adapter_token(request, body.api_token),
         pin=body.pin,
         replaces=body.load_inplace,
     )
@@ -39,7 +40,8 @@ async def unload(request: web.Request) -> web.Response:
 
 async def pin(request: web.Request) -> web.Response:
     name, body = await _asked(request)
-    pinned = await _operations(request).pin(name, body.source, body.api_token)
+    token = adapter_token(request, body.api_token)
+    pinned = await _operations(request).pin(name, body.source, token)
     return _reply(
         Pinned(name=name, source=pinned.source, revision=pinned.adapter.revision[:SHORT_REVISION])
     )
@@ -53,7 +55,8 @@ async def unpin(request: web.Request) -> web.Response:
 
 async def refresh(request: web.Request) -> web.Response:
     name, body = await _asked(request)
-    now = await _operations(request).refresh(name, body.source, body.api_token)
+    token = adapter_token(request, body.api_token)
+    now = await _operations(request).refresh(name, body.source, token)
     return _reply(
         Refreshed(
             name=name,

@@ -99,7 +99,7 @@ def generation_request(inputs: str, asked: Parameters, *, lists_tokens: bool) ->
         adapter_id=asked.adapter_id,
         merge=_merge(asked),
         adapter_source=asked.adapter_source,
-        adapter_token=asked.api_token or None,
+        adapter_token=asked.api_token,
         sampling=_sampling(asked, lists_tokens=lists_tokens),
         truncate=asked.truncate,
         max_new_tokens=asked.max_new_tokens,

@@ -202,7 +202,7 @@ def _request(
         add_special_tokens=add_special_tokens,
         adapter_id=body.model,
         adapter_source=body.adapter_source,
-        adapter_token=body.api_token or None,
+        adapter_token=body.api_token,
         sampling=body.sampling(num_logprobs),
         max_new_tokens=max_new_tokens,
         stop_strings=(body.stop,) if isinstance(body.stop, str) else body.stop,

@@ -4,7 +4,6 @@ A redirect never leads from https to http, nor from a host of the internet into 
 aiohttp itself drops the credential when the host changes.
 """
 
-import ipaddress
 import socket
 from types import SimpleNamespace
 from typing import Final
@@ -13,6 +12,8 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
+
+from lorax_serve.server.sources.addresses import is_public
 
 CONNECT_SECONDS: Final = 10.0
 
@@ -77,11 +78,3 @@ class Border(AbstractResolver):
 
     async def close(self) -> None:
         await self._resolver.close()
-
-
-def is_public(host: str) -> bool | None:
-    """Whether an address belongs to the internet; None for a name."""
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_global
-    except ValueError:
-        return None

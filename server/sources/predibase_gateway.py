@@ -5,8 +5,8 @@ The token goes to the one host that the operator named, whatever that host answe
 
 import asyncio
 import re
+from contextlib import suppress
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Final, TypeVar
 
 import aiohttp
@@ -17,6 +17,7 @@ from yarl import URL
 
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError, StartError
+from lorax_serve.server.sources.addresses import keeps_secrets
 from lorax_serve.server.sources.http_replies import check_status, transport_errors
 from lorax_serve.server.sources.http_session import open_session
 from lorax_serve.server.sources.source import NotFoundOrForbidden, SourceUnavailable
@@ -26,7 +27,6 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_GATEWAY: Final = "https://api.app.predibase.com"
 
-_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _MAX_REPLY_BYTES: Final = 64 * 2**10
 _MAX_SHOWN_CHARS: Final = 32
 
@@ -93,23 +93,21 @@ class PredibaseGateway:
             raise NotFoundOrForbidden("no token")
         if asked.version is not None:
             address = self._url / "v2/repos" / asked.name / "version" / asked.version
-            found = await self._get(address, token, _Version)
-            if found is not None:
-                return _usable_path(found)
+            # What is another's and what is nobody's must take the same time: both are asked twice.
+            with suppress(NotFoundOrForbidden):
+                return _usable_path(await self._get(address, token, _Version))
         address = self._url / "v1/models/version/name" / asked.name
         if asked.version is not None:
             address = address.with_query(version=asked.version)
         run = await self._get(address, token, _Run)
-        if run is None:
-            raise NotFoundOrForbidden("in neither catalogue")
         return f"{run.uuid}/{run.run_id}/artifacts/model/model_weights"
 
     async def close(self) -> None:
         if self._opened is not None:
             await self._opened.close()
 
-    async def _get(self, address: URL, token: str, kind: type[Reply]) -> Reply | None:
-        """The reply's body; None for status 404. A redirect counts as a failure."""
+    async def _get(self, address: URL, token: str, kind: type[Reply]) -> Reply:
+        """The reply's body. A redirect counts as a failure. Raises SourceError."""
         headers = {
             "Authorization": f"Bearer {token}",
             "Accept-Encoding": "identity",
@@ -119,8 +117,6 @@ class PredibaseGateway:
             async with self._session().get(
                 address, headers=headers, allow_redirects=False
             ) as reply:
-                if reply.status == HTTPStatus.NOT_FOUND:
-                    return None
                 check_status(reply)
                 body = await _bounded_body(reply)
         try:
@@ -159,11 +155,7 @@ def _usable_path(found: _Version) -> str:
 
 
 def _checked(url: str) -> URL:
-    try:
-        parsed = URL(url)
-    except ValueError:
-        parsed = URL()
-    is_safe = parsed.scheme == "https" or (parsed.scheme == "http" and parsed.host in _LOOPBACK)
-    if not is_safe or not parsed.host or parsed.user or parsed.password or parsed.query_string:
+    parsed = URL(url) if keeps_secrets(url) else None
+    if parsed is None or parsed.user or parsed.password or parsed.query_string:
         raise StartError("The Predibase gateway must be an https address without a credential.")
     return parsed

@@ -6,7 +6,9 @@ methods are called on one event loop; what may block for long runs on threads.
 
 import asyncio
 import functools
+import time
 from collections import OrderedDict, defaultdict
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -31,8 +33,11 @@ _MAX_REFETCHED: Final = 4096
 
 
 class AdapterStore:
-    def __init__(self, root: Path, quota: Quota) -> None:
-        """Takes over what a run before left at `root`. Raises StoreBusy, and OSError."""
+    def __init__(self, root: Path, quota: Quota, clock: Callable[[], float] = time.time) -> None:
+        """Takes over what a run before left at `root`. `clock` is in Unix seconds.
+
+        Raises StoreBusy, and OSError.
+        """
         self._quota = quota
         self._folders = StoreFolders(root)
         found = sorted(self._folders.entries(), key=lambda entry: entry[3])
@@ -42,7 +47,7 @@ class AdapterStore:
         self._dropped: set[Entry] = set()  # theirs is a folder that goes once nobody holds it
         self._refetched: OrderedDict[str, None] = OrderedDict()  # because the engine refused them
         self._burials: set[asyncio.Task[None]] = set()
-        self._names = KnownNames(self._folders.names, self._entries)
+        self._names = KnownNames(self._folders.names, self._entries, clock)
         self._unfinished = {  # by key, nobody at work on them
             key: Unfinished(charged, left={}) for key, charged in self._folders.partials()
         }
@@ -67,9 +72,17 @@ class AdapterStore:
     def close(self) -> None:
         self._folders.close()
 
-    def last_meaning(self, source: str, adapter_id: str) -> RemoteAdapter | None:
-        """What a name meant last, if its bytes are still here. No proof of permission."""
-        return self._names.last_meaning(source, adapter_id)
+    def last_meaning(
+        self, source: str, adapter_id: str, *, within: float | None = None
+    ) -> RemoteAdapter | None:
+        """What a name meant last, if its bytes are still here and, where that is asked, its source
+        said so within so many seconds. No proof of permission.
+        """
+        return self._names.last_meaning(source, adapter_id, within=within)
+
+    def confirm(self, adapter_id: str, adapter: RemoteAdapter) -> None:
+        """Its source says so now; counts if that is what the name means already."""
+        self._names.confirm(adapter_id, adapter)
 
     def meanings(self) -> list[Meaning]:
         """What is known of every name whose bytes are here. No proof of anybody's permission."""

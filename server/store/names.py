@@ -8,8 +8,9 @@ import asyncio
 import hashlib
 import os
 import tempfile
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from lorax_serve.server.threads import run_whole
 
 MAX_NAMES_PER_ENTRY: Final = 16
 _SUFFIX: Final = ".json"
+_TIME_STEP: Final = 3600  # seconds: so often is it written that a source still says the same
 
 
 _Name = tuple[str, str]  # source, and id as it was asked for
@@ -32,6 +34,7 @@ class Meaning(Struct, frozen=True, forbid_unknown_fields=True):
     adapter_id: str  # as it was asked for, revision and all
     adapter: RemoteAdapter
     digest: str  # of the entry that has these bytes
+    said_at: int = 0  # the hour, in Unix seconds, in which the source said so last; 0: unknown
 
 
 class KnownNames:
@@ -40,9 +43,14 @@ class KnownNames:
     Whatever changes does so at once in memory, and on the disk by `save`.
     """
 
-    def __init__(self, folder: Path, digests: Iterable[str]) -> None:
-        """Reads `folder`; what cannot be read or leads nowhere is removed. Raises OSError."""
+    def __init__(
+        self, folder: Path, digests: Iterable[str], clock: Callable[[], float] = time.time
+    ) -> None:
+        """Reads `folder`; what cannot be read or leads nowhere is removed. `clock` is in Unix
+        seconds: it outlives the process. Raises OSError.
+        """
         self._folder = folder
+        self._clock = clock
         self._by_name: dict[_Name, Meaning] = {}
         self._digests: dict[_Revision, str] = {}
         self._names_of: defaultdict[str, dict[_Name, None]] = defaultdict(dict)  # newest last
@@ -61,9 +69,17 @@ class KnownNames:
             else:
                 self._keep(meaning)
 
-    def last_meaning(self, source: str, adapter_id: str) -> RemoteAdapter | None:
+    def last_meaning(
+        self, source: str, adapter_id: str, *, within: float | None = None
+    ) -> RemoteAdapter | None:
+        """The source must have said so `within` so many seconds, of which the last hour may not
+        count. A clock that was set back makes nothing younger.
+        """
         meaning = self._by_name.get((source, adapter_id))
-        return None if meaning is None else meaning.adapter
+        if meaning is None:
+            return None
+        is_old = within is not None and abs(self._clock() - meaning.said_at) > within
+        return None if is_old else meaning.adapter
 
     def __iter__(self) -> Iterator[Meaning]:
         return iter(self._by_name.values())
@@ -73,14 +89,29 @@ class KnownNames:
         return self._digests.get(_revision(adapter))
 
     def remember(self, adapter_id: str, adapter: RemoteAdapter, digest: str) -> None:
-        meaning = Meaning(adapter.source, adapter_id, adapter, digest)
-        if self._by_name.get((adapter.source, adapter_id)) == meaning:
+        """What the name means by the word of its source, moments ago; or the same as before, which
+        is no news of the source.
+        """
+        known = self._by_name.get((adapter.source, adapter_id))
+        is_news = known is None or (known.adapter, known.digest) != (adapter, digest)
+        if not is_news and self._digests.get(_revision(adapter)) == digest:
             return
-        self._keep(meaning)
+        said_at = self._hour() if known is None or is_news else known.said_at
+        self._keep(Meaning(adapter.source, adapter_id, adapter, digest, said_at))
         self._unsaved.add((adapter.source, adapter_id))
         names = self._names_of[digest]
         for name in list(names)[:-MAX_NAMES_PER_ENTRY]:
             self.forget(*name)
+
+    def confirm(self, adapter_id: str, adapter: RemoteAdapter) -> None:
+        """The source says now that the name means this, as it did before."""
+        name = adapter.source, adapter_id
+        known = self._by_name.get(name)
+        if known is None or known.adapter != adapter:
+            return
+        if known.said_at != (hour := self._hour()):
+            self._by_name[name] = msgspec.structs.replace(known, said_at=hour)
+            self._unsaved.add(name)
 
     def forget(self, source: str, adapter_id: str) -> None:
         name = source, adapter_id
@@ -116,6 +147,9 @@ class KnownNames:
         self._revisions_of[known].discard(revision)
         self._digests[revision] = meaning.digest
         self._revisions_of[meaning.digest].add(revision)
+
+    def _hour(self) -> int:
+        return int(self._clock()) // _TIME_STEP * _TIME_STEP
 
     def _path(self, source: str, adapter_id: str) -> Path:
         """Names come from clients: on the disk they are digests."""

@@ -9,6 +9,7 @@ from lorax_serve.server.adapter_resolver import AdapterResolver
 from lorax_serve.server.adapter_setup import build_resolver, open_store
 from lorax_serve.server.config import AdapterSource, ServerConfig
 from lorax_serve.server.errors import ServeError, StartError
+from lorax_serve.server.model_source import find_model, find_model_config
 from lorax_serve.server.secret import Secret
 from lorax_serve.server.sources.local import LocalAdapters
 
@@ -57,6 +58,23 @@ async def test_the_operators_token_and_globs_reach_the_hub(tmp_path: Path) -> No
         with pytest.raises(ServeError):
             await unnamed.resolve("org/closed", "hub", None)
         await unnamed.close()
+
+
+@pytest.mark.parametrize("token", [None, Secret(TOKEN)])
+def test_no_token_crosses_a_network_unencrypted(tmp_path: Path, token: Secret | None) -> None:
+    """A caller's may come with any request, so it makes no difference whether there is ours."""
+    url = "http://hub.example"
+    config = ServerConfig(
+        cache_dir=tmp_path, model_id="org/model", hub_endpoint=url, hub_token=token
+    )
+    for start in (
+        lambda: find_model(config, lambda line: None),
+        lambda: find_model_config(config, lambda line: None),
+        lambda: resolver(tmp_path, hub_endpoint=url, hub_token=token),
+    ):
+        with pytest.raises(StartError, match=f"--hub-endpoint {url} is not https") as refused:
+            start()
+        assert TOKEN not in str(refused.value)
 
 
 async def test_limits_are_the_operators(tmp_path: Path) -> None:

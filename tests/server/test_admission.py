@@ -20,6 +20,7 @@ from lorax_serve.server.admission import Accepted, Admission
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.request import GenerationRequest, JsonObject, Merge
 from lorax_serve.server.service import Limits, Service
+from lorax_serve.server.tenants import ANONYMOUS
 from wire import MODEL_ID, make_service
 
 MAX_LEN = ENGINE_INFO.max_model_len
@@ -75,7 +76,8 @@ async def test_a_request_becomes_an_engine_message(service: Service) -> None:
     assert accepted.num_prompt_characters == 10
 
 
-async def test_callers_are_told_apart_by_their_tokens(service: Service) -> None:
+async def test_a_token_that_opens_nothing_makes_no_tenant(service: Service) -> None:
+    """Or whoever makes one up for each request would have a fresh share with each."""
     admission = Admission(service)
 
     async def message(token: str | None) -> Generate:
@@ -84,9 +86,9 @@ async def test_callers_are_told_apart_by_their_tokens(service: Service) -> None:
             return accepted.message
 
     first, again, other, nobody = [await message(t) for t in ("a", "a", "b", None)]
-    assert (first.tenant, first.cache_salt) == (again.tenant, again.cache_salt)
-    assert len({m.tenant for m in (first, other, nobody)}) == 3
-    assert len({m.cache_salt for m in (first, other, nobody)}) == 3
+    assert {m.tenant for m in (first, again, other, nobody)} == {ANONYMOUS}
+    assert first.cache_salt == again.cache_salt
+    assert len({m.cache_salt for m in (first, other, nobody)}) == 3, "nobody's prompts are shown"
 
 
 async def test_request_ids_are_unique(service: Service) -> None:

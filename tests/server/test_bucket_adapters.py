@@ -89,6 +89,18 @@ def weights_of(lease: Lease) -> bytes:
     return (lease.path / "adapter_model.safetensors").read_bytes()
 
 
+async def lease_of(
+    adapters: RemoteAdapters,
+    source: str,
+    adapter_id: str,
+    token: str | None = None,
+    *,
+    anew: bool = False,
+) -> Lease:
+    _, lease = await adapters.lease(source, adapter_id, token, anew=anew)
+    return lease
+
+
 async def refusal(
     adapters: RemoteAdapters, source: str, adapter_id: str, token: str | None = None
 ) -> ServeError:
@@ -100,7 +112,7 @@ async def refusal(
 async def test_fault_24_many_requests_are_one_download(
     adapters: RemoteAdapters, bucket: UnrulyBucket
 ) -> None:
-    leases = await asyncio.gather(*(adapters.lease("s3", OPEN_ID, None) for _ in range(100)))
+    leases = await asyncio.gather(*(lease_of(adapters, "s3", OPEN_ID) for _ in range(100)))
     assert {weights_of(lease) for lease in leases} == {WEIGHTS + b"open/sql"}
     assert (bucket.count("list"), bucket.count("get")) == (1, 2)
 
@@ -114,7 +126,7 @@ async def test_a_failed_download_goes_on_at_the_next_request(
     error = await refusal(adapters, "s3", OPEN_ID)
     assert error.code is ErrorCode.ADAPTER_UNAVAILABLE
     bucket.ranges.clear()
-    lease = await adapters.lease("s3", OPEN_ID, None)
+    lease = await lease_of(adapters, "s3", OPEN_ID)
     assert weights_of(lease) == WEIGHTS + b"open/sql"
     num_bytes = len(WEIGHTS + b"open/sql")
     assert bucket.ranges == [f"bytes={num_bytes - num_bytes // 8}-"], "the config is here as well"
@@ -129,14 +141,14 @@ async def test_what_is_left_of_another_version_is_not_gone_on_with(
     await refusal(adapters, "s3", OPEN_ID)
     bucket.objects[OPEN_WEIGHTS] = WEIGHTS[::-1]
     bucket.ranges.clear()
-    lease = await adapters.lease("s3", OPEN_ID, None, anew=True)
+    lease = await lease_of(adapters, "s3", OPEN_ID, anew=True)
     assert weights_of(lease) == WEIGHTS[::-1]
     assert bucket.ranges == [None, None]
 
 
 async def test_what_alice_may_have_is_nothing_to_others(adapters: RemoteAdapters) -> None:
     """While it is here; and neither its folder nor its revision opens it by way of s3."""
-    lease = await adapters.lease("pbase", CLOSED_ID, ALICE)
+    lease = await lease_of(adapters, "pbase", CLOSED_ID, ALICE)
     assert weights_of(lease) == WEIGHTS + b"closed/uuid/run"
     texts = {
         (await refusal(adapters, "pbase", CLOSED_ID, BOB)).message,
@@ -158,7 +170,7 @@ async def test_an_untrained_adapter_is_refused_with_a_message(
     error = await refusal(adapters, "pbase", CLOSED_ID, ALICE)
     assert "its status is queued" in error.message
     gateway.versions[CLOSED_ID]["status"] = "training"
-    assert await adapters.lease("pbase", CLOSED_ID, ALICE)  # at once
+    assert await lease_of(adapters, "pbase", CLOSED_ID, ALICE)  # at once
 
 
 async def test_fault_18_after_a_replacement_the_next_request_gets_the_new_bytes(
@@ -169,7 +181,7 @@ async def test_fault_18_after_a_replacement_the_next_request_gets_the_new_bytes(
     assert error.code is ErrorCode.ADAPTER_UNAVAILABLE
     bucket.objects[OPEN_WEIGHTS] = b"new"
     assert (await refusal(adapters, "s3", OPEN_ID)).code is ErrorCode.ADAPTER_INTEGRITY
-    assert weights_of(await adapters.lease("s3", OPEN_ID, None)) == b"new"
+    assert weights_of(await lease_of(adapters, "s3", OPEN_ID)) == b"new"
 
 
 @pytest.mark.parametrize("fault", [silence, status(500)])
@@ -179,12 +191,12 @@ async def test_fault_22_after_a_restart_without_the_bucket(
     """Open adapters that are here are served, Alice's are not: nobody can prove a thing."""
     with unruly_bucket(bucket):
         before = make_adapters(bucket, gateway, tmp_path / "store")
-        await before.lease("s3", OPEN_ID, None)
-        await before.lease("pbase", CLOSED_ID, ALICE)
+        await lease_of(before, "s3", OPEN_ID)
+        await lease_of(before, "pbase", CLOSED_ID, ALICE)
         await before.close()
         bucket.faults["list"] = [fault] * 6
         after = make_adapters(bucket, gateway, tmp_path / "store")
-        assert weights_of(await after.lease("s3", OPEN_ID, None)) == WEIGHTS + b"open/sql"
+        assert weights_of(await lease_of(after, "s3", OPEN_ID)) == WEIGHTS + b"open/sql"
         error = await refusal(after, "pbase", CLOSED_ID, ALICE)
         assert error.code is ErrorCode.ADAPTER_UNAVAILABLE
         await after.close()
@@ -199,7 +211,7 @@ async def test_ludwigs_folders_are_listed_only_where_the_root_has_no_config(
     )
     for num_lists, name in ((1, "root"), (2, "model"), (3, "results")):
         bucket.requests.clear()
-        lease = await adapters.lease("s3", f"s3://{BUCKET}/open/{name}", None)
+        lease = await lease_of(adapters, "s3", f"s3://{BUCKET}/open/{name}")
         assert weights_of(lease) == files["adapter_model.safetensors"]
         assert (bucket.count("list"), bucket.count("head")) == (num_lists, 2)
 

@@ -26,7 +26,7 @@ def config(*argv: str, **environ: str) -> ServerConfig:
 def test_s3_as_the_operator_says() -> None:
     settings = s3_settings(
         config(
-            *("--s3-allow", "models, s3://team/sql/", "--s3-endpoint-url", "http://store:9000"),
+            *("--s3-allow", "models, s3://team/sql/", "--s3-endpoint-url", "https://store:9000"),
             *("--s3-region", "eu-west-3", "--s3-default-bucket", "team"),
             *("--s3-default-folder", "sql", "--s3-session-token", "session"),
             **KEY,
@@ -35,12 +35,22 @@ def test_s3_as_the_operator_says() -> None:
     assert settings == S3Settings(
         allowed=(Location("models", ""), Location("team", "sql")),
         default=Location("team", "sql"),
-        endpoint_url="http://store:9000",
+        endpoint_url="https://store:9000",
         region="eu-west-3",
         credentials=S3Credentials(
             access_key_id="AKID", secret_access_key="secret", session_token="session"
         ),
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "environ"),
+    [("http://store:9000", {}), ("http://127.0.0.1:9000", KEY), ("https://store:9000", KEY)],
+)
+def test_endpoints_that_may_be_asked(url: str, environ: dict[str, str]) -> None:
+    """Without a key nothing is secret, and nobody listens within a machine."""
+    argv = ("--s3-allow", "models", "--s3-endpoint-url", url)
+    assert s3_settings(config(*argv, **environ)).endpoint_url == url
 
 
 def test_an_empty_session_token_drops_that_of_the_environment() -> None:
@@ -107,6 +117,9 @@ def test_predibase_where_the_operator_says() -> None:
         (["--s3-allow", "m-x"], {"AWS_SECRET_ACCESS_KEY": "canary"}, "--s3-access-key-id"),
         (["--s3-allow", "m-x"], {"AWS_SESSION_TOKEN": "canary"}, "--s3-access-key-id"),
         (["--s3-allow", "m-x", "--s3-region", "not a region"], {}, "cannot be used"),
+        (["--s3-allow", "m-x", "--s3-endpoint-url", "http://store:9000"], KEY, "is not https"),
+        (["--predibase-allow", "m-x", "--s3-endpoint-url", "http://x"], KEY, "is not https"),
+        (["--s3-allow", "m-x", "--s3-aws-chain"], {"S3_ENDPOINT_URL": "http://x"}, "is not https"),
     ],
 )
 def test_what_does_not_go_together_is_a_sentence_at_start(

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from hub_stand_in import (
     CONFIG,
@@ -52,7 +53,8 @@ class Site:
     verdicts: Verdicts
 
     async def get(self, adapter_id: str, token: str | None = None) -> Lease:
-        return await self.adapters.lease("hub", adapter_id, token)
+        _, lease = await self.adapters.lease("hub", adapter_id, token)
+        return lease
 
     async def refusal(self, adapter_id: str, token: str | None = None) -> ServeError:
         with pytest.raises(ServeError) as caught:
@@ -74,7 +76,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 def make_site(hub: HubStandIn, folder: Path, **limits: object) -> Site:
     clock = Clock()
     verdicts = Verdicts(clock)
-    store = AdapterStore(folder, Quota(max_bytes=2**30, free_share=0, free_bytes=0))
+    store = AdapterStore(folder, Quota(max_bytes=2**30, free_share=0, free_bytes=0), clock)
     source = HubSource(hub.url, stall_seconds=0.3, retries=Retries(first_bound=0.001))
     bounds = FetchLimits(**limits)  # type: ignore[arg-type]
     return Site(
@@ -87,8 +89,8 @@ def bytes_of(lease: Lease) -> bytes:
 
 
 @contextmanager
-def unreachable(hub: HubStandIn) -> Iterator[None]:
-    hub.faults = [Fault(500, on_info=True) for _ in range(30)]
+def unreachable(hub: HubStandIn, num_requests: int = 30) -> Iterator[None]:
+    hub.faults = [Fault(500, on_info=True) for _ in range(num_requests)]
     yield
     hub.faults = []
 
@@ -219,6 +221,78 @@ async def test_fault_22_a_public_adapter_outlives_its_hub(site: Site, tmp_path: 
         assert bytes_of(await again.get("org/open")) == WEIGHTS
         assert (await again.refusal("org/closed", ALICE)).code is ErrorCode.ADAPTER_UNAVAILABLE
     site.adapters = again.adapters
+
+
+async def test_fault_22_a_day_after_its_hubs_last_word_it_is_not_served(
+    site: Site, tmp_path: Path
+) -> None:
+    """And what was served meanwhile, without a word of the hub, makes the day no longer."""
+    (await site.get("org/open")).release()
+    with unreachable(site.hub, 3000):
+        for _ in range(22):
+            site.clock.now += 3600
+            assert bytes_of(await site.get("org/open")) == WEIGHTS
+        site.clock.now += 2 * 3600 + TRUE_SECONDS
+        for token in (None, BOB):
+            assert (await site.refusal("org/open", token)).code is ErrorCode.ADAPTER_UNAVAILABLE
+    assert bytes_of(await site.get("org/open")) == WEIGHTS
+    site.clock.now += 3600
+    with unreachable(site.hub):
+        assert bytes_of(await site.get("org/open")) == WEIGHTS, "a new day has begun"
+    assert site.hub.num_weight_requests == 1
+
+
+async def test_fault_22_the_hubs_word_is_renewed_by_asking(site: Site) -> None:
+    (await site.get("org/open")).release()
+    for _ in range(30):
+        site.clock.now += 3600
+        (await site.get("org/open")).release()
+    site.clock.now += TRUE_SECONDS
+    with unreachable(site.hub):
+        assert bytes_of(await site.get("org/open")) == WEIGHTS
+
+
+async def test_fault_22_whom_the_hub_refused_is_not_served_without_it(site: Site) -> None:
+    """It went private, and this caller was told so; nobody else was."""
+    (await site.get("org/open")).release()
+    site.hub.repositories["org/open"].tokens = {ALICE}
+    site.clock.now += TRUE_SECONDS
+    assert (await site.refusal("org/open", BOB)).code is ErrorCode.MODEL_NOT_FOUND
+    site.clock.now += TRUE_SECONDS
+    with unreachable(site.hub):
+        assert bytes_of(await site.get("org/open", "hf_of_carol")) == WEIGHTS, "not poisoned"
+        assert (await site.refusal("org/open", BOB)).code is ErrorCode.ADAPTER_UNAVAILABLE
+        assert not _is_listed(site, BOB)
+    site.hub.repositories["org/open"].tokens = {BOB}
+    site.clock.now += TRUE_SECONDS
+    assert bytes_of(await site.get("org/open", BOB)) == WEIGHTS
+    assert _is_listed(site, BOB)
+
+
+def _is_listed(site: Site, token: str | None) -> bool:
+    return "org/open" in dict(site.adapters.listed(token))
+
+
+@pytest.mark.parametrize("refused", [None, BOB])
+async def test_a_refusal_ends_what_held_for_the_refused_and_nobody_else(
+    site: Site, refused: str | None
+) -> None:
+    site.hub.repositories["org/closed"].tokens = {ALICE, BOB}
+    await site.get("org/open", refused)
+    for token in (ALICE, BOB):
+        await site.get("org/closed", token)
+    site.hub.repositories["org/open"].tokens = {ALICE}
+    site.hub.repositories["org/closed"].tokens = {ALICE}
+    for adapter_id in ("org/open", "org/closed"):
+        with pytest.raises(ServeError):
+            await site.adapters.lease("hub", adapter_id, refused, anew=True)
+        assert (await site.refusal(adapter_id, refused)).code is ErrorCode.MODEL_NOT_FOUND
+    site.hub.seen.clear()
+    await site.get("org/closed", ALICE)
+    if refused is not None:
+        await site.get("org/open")
+        await site.get("org/open", ALICE)
+    assert site.hub.seen == [], "what others were told still counts"
 
 
 async def test_fault_22_a_silent_hub_is_not_waited_for(site: Site, tmp_path: Path) -> None:
@@ -452,3 +526,39 @@ async def test_no_token_is_kept_or_told(
     for path in (p for p in tmp_path.rglob("*") if p.is_file()):
         assert ALICE.encode() not in path.read_bytes()
     assert site.verdicts.fingerprint(ALICE) != Verdicts().fingerprint(ALICE)
+
+
+@pytest.mark.parametrize("token", [None, BOB])
+async def test_timing_oracle_not_permitted_is_as_much_work_as_not_found(
+    site: Site, token: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes time is compared, not the time: what the hub is asked, with which credential, and
+    what the store is; for an adapter that others use, one that nobody does, and one that is none.
+    """
+    site.hub.repositories["org/unused"] = adapter_repository(OTHER, tokens={ALICE})
+    await site.get("org/closed", ALICE)
+    looked: list[str] = []
+    for name in ("lease", "receive", "remember", "forget", "confirm"):
+        watched = getattr(site.store, name)
+        monkeypatch.setattr(
+            site.store,
+            name,
+            lambda *args, _name=name, _watched=watched: looked.append(_name) or _watched(*args),
+        )
+
+    async def work(adapter_id: str) -> tuple[object, ...]:
+        site.hub.seen.clear()
+        looked.clear()
+        with capture_logs() as logs:
+            refused = await site.refusal(adapter_id, token)
+        repository, _, _ = adapter_id.partition("@")
+        said = (refused.code, refused.status, refused.message.replace(repository, "it"))
+        asked = [replace(s, path=s.path.replace(repository, "it")) for s in site.hub.seen]
+        return said, asked, list(looked), str(logs).replace(repository, "it")
+
+    names = ("org/closed", "org/unused", "org/absent", "org/closed@main", "org/absent@main")
+    for is_remembered in (False, True):
+        done = {name: await work(name) for name in names}
+        assert done["org/closed"] == done["org/unused"] == done["org/absent"]
+        assert done["org/closed@main"] == done["org/absent@main"]
+        assert [bool(asked) for _, asked, *_ in done.values()] == [not is_remembered] * len(names)

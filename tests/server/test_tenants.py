@@ -3,30 +3,40 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorax_serve.server.tenants import ANONYMOUS, Tenants, prefix_salt
+from lorax_serve.server.tenants import ANONYMOUS, Tenants
 
-tenants = st.just(ANONYMOUS) | st.text("0123456789abcdef", min_size=16, max_size=16)
+tokens = st.none() | st.text(max_size=3)
 salts = st.text(max_size=20)
 
 
 def test_a_name_is_the_tokens_and_tells_nothing() -> None:
     ours, others = Tenants(), Tenants()
-    assert ours.name("hf_secret") == ours.name("hf_secret")
-    assert ours.name("hf_secret") != ours.name("hf_secret2")
-    assert ours.name("hf_secret") != others.name("hf_secret")
-    assert "secret" not in ours.name("hf_secret")
-    assert ours.name(None) == ANONYMOUS
-    assert ours.name("") != ANONYMOUS
+    name = ours.name("hf_secret", is_proven=True)
+    assert name == ours.name("hf_secret", is_proven=True)
+    assert name != ours.name("hf_secret2", is_proven=True)
+    assert name != others.name("hf_secret", is_proven=True)
+    assert "secret" not in name + ours.prefix_salt("hf_secret", "")
+    assert ours.name("", is_proven=True) != ANONYMOUS
 
 
-@given(tenants, salts, tenants, salts)
+def test_a_token_that_proved_nothing_names_nobody() -> None:
+    ours = Tenants()
+    for token in (None, "", "hf_secret"):
+        assert ours.name(token, is_proven=False) == ANONYMOUS
+
+
+@given(tokens, salts, tokens, salts)
 def test_salts_are_equal_for_equal_pairs_only(
-    tenant: str, salt: str, other_tenant: str, other_salt: str
+    token: str | None, salt: str, other_token: str | None, other_salt: str
 ) -> None:
-    same = (tenant, salt) == (other_tenant, other_salt)
-    assert (prefix_salt(tenant, salt) == prefix_salt(other_tenant, other_salt)) == same
+    """Whether the tokens proved something or not."""
+    ours = Tenants()
+    same = (token, salt) == (other_token, other_salt)
+    assert (ours.prefix_salt(token, salt) == ours.prefix_salt(other_token, other_salt)) == same
 
 
 def test_who_names_neither_has_no_salt() -> None:
-    assert prefix_salt(ANONYMOUS, "") == ""
-    assert prefix_salt(ANONYMOUS, "0123456789abcdef/x") != prefix_salt("0123456789abcdef", "x")
+    ours = Tenants()
+    assert ours.prefix_salt(None, "") == ""
+    bringer = ours.name("hf_secret", is_proven=True)
+    assert ours.prefix_salt(None, f"{bringer}/x") != ours.prefix_salt("hf_secret", "x")

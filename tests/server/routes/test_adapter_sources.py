@@ -27,6 +27,7 @@ from lorax_serve.server.sources.hub import HubSource
 from lorax_serve.server.sources.retries import Retries
 from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.room import Quota
+from lorax_serve.server.tenants import ANONYMOUS
 from wire import make_service
 
 TOKEN = "hf_of_the_caller"
@@ -66,14 +67,21 @@ Serve = Callable[..., AbstractAsyncContextManager[Served]]
 @pytest.fixture
 def serve(wire_files: Path, tmp_path: Path) -> Serve:
     @asynccontextmanager
-    async def serving(**changes: object) -> AsyncIterator[Served]:
+    async def serving(
+        *, operator_token: str | None = None, **changes: object
+    ) -> AsyncIterator[Served]:
         hub = HubStandIn()
         hub.repositories["org/open"] = adapter_repository()
         hub.repositories["org/closed"] = adapter_repository(WEIGHTS[::-1], tokens={TOKEN})
         store = AdapterStore(tmp_path / "store", Quota(max_bytes=2**30, free_share=0, free_bytes=0))
         engine = FakeEngine(script=[Tokens([5], FinishReason.LENGTH)])
         async with serving_hub(hub):
-            source = HubSource(hub.url, retries=Retries(first_bound=0.001))
+            source = HubSource(
+                hub.url,
+                allowed=["org/*"],
+                operator_token=operator_token,
+                retries=Retries(first_bound=0.001),
+            )
             remote = RemoteAdapters({"hub": source}, store, FetchLimits())
             service = replace(make_service(wire_files, engine, remote=remote), **changes)  # type: ignore[arg-type]
             with capture_logs() as logs:
@@ -107,6 +115,43 @@ async def test_the_bodys_token_is_the_adapters(serve: Serve, path: str) -> None:
         assert closed.status == absent.status == (404 if path.startswith("/v1/") else 424)
         assert (await closed.text()).replace("closed", "absent") == await absent.text()
         assert TOKEN not in str(served.logs) + await closed.text() + repr(served.engine.requests)
+
+
+async def test_who_proves_something_is_a_tenant_and_nobody_else(serve: Serve) -> None:
+    """A made-up token for each request gets no share each; prompts of all of them stay apart."""
+    async with serve() as served:
+        for name, token in [
+            ("org/closed", TOKEN),
+            ("org/open", TOKEN),
+            ("org/open", "made-up-1"),
+            ("org/open", "made-up-2"),
+            ("org/open", None),
+            ("org/closed", TOKEN),
+        ]:
+            reply = await served.post("/generate", name, api_token=token)
+            assert reply.status == 200, await reply.text()
+        merge = {"ids": ["org/open", "org/closed"], "weights": [1, 1]}
+        parameters = {"adapter_source": "hub", "merged_adapters": merge, "api_token": TOKEN}
+        body = {"inputs": "x", "parameters": parameters}
+        assert (await served.client.post("/generate", json=body)).status == 200
+        requests = served.engine.requests
+        proven = requests[0].tenant
+        assert proven != ANONYMOUS
+        assert [r.tenant == proven for r in requests] == [True, *[False] * 4, True, True]
+        assert {r.tenant for r in requests[1:5]} == {ANONYMOUS}
+        salts = [r.cache_salt for r in requests]
+        assert {salts[n] for n in (0, 1, 5, 6)} == {salts[0]}
+        assert len(set(salts)) == 4, "of TOKEN, of two made-up ones, of nobody"
+
+
+async def test_the_operators_token_makes_nobody_a_tenant(serve: Serve) -> None:
+    async with serve(operator_token=TOKEN) as served:
+        for token in (None, TOKEN):
+            reply = await served.post("/generate", "org/closed", api_token=token)
+            assert reply.status == 200, await reply.text()
+        first, second = served.engine.requests
+        assert (first.tenant, first.cache_salt) == (ANONYMOUS, "")
+        assert second.tenant != ANONYMOUS
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -238,7 +283,7 @@ async def test_operators_see_downloads_and_how_they_ended(serve: Serve) -> None:
         served.hub.held.add("org/closed")
         asked = asyncio.create_task(served.post("/generate", "org/closed", api_token=TOKEN))
         async with asyncio.timeout(10):
-            while not (seen := await under_way()) or seen[0]["bytes"] == len(CONFIG):
+            while not (seen := await under_way()) or seen[0]["bytes"] <= len(CONFIG):
                 await asyncio.sleep(0.01)
         (fetch,) = seen
         assert (fetch["name"], fetch["source"]) == ("org/closed", "hub")
@@ -303,7 +348,7 @@ async def test_fault_20_the_source_is_down(serve: Serve) -> None:
 @pytest.mark.parametrize(
     "name", ["org/x\nERROR forged", "org/\x1b[31mred", "org/%s%n", "http://h/x"]
 )
-async def test_log_injection(serve: Serve, name: str) -> None:
+async def test_log_injection_ends_at_the_door(serve: Serve, name: str) -> None:
     async with serve() as served:
         reply = await served.post("/v1/completions", name)
         assert reply.status == 400

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -59,8 +60,10 @@ class Site:
     async def model(self, name: str, token: str | None = None) -> int:
         return (await self.client.get(f"/v1/models/{name}", headers=_headers(token))).status
 
-    async def admin(self, path: str, **body: object) -> tuple[int, Any]:
-        headers = {"Authorization": f"Bearer {KEY}"}
+    async def admin(
+        self, path: str, *, header: str | None = None, **body: object
+    ) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {KEY}", **_headers(header)}
         reply = await self.client.post(path, json=body, headers=headers)
         return reply.status, await reply.json() if "json" in reply.content_type else None
 
@@ -157,6 +160,42 @@ async def test_an_alias_gives_a_name_and_no_permission(site: Site) -> None:
         assert await site.model("mine", token) == 404
     reply = await site.client.post("/v1/completions", json={"model": "mine", "prompt": "x"})
     assert "closed" not in await reply.text(), "whose name it is, is not told"
+
+
+COMMANDS: list[tuple[str, dict[str, object]]] = [
+    ("/v1/load_lora_adapter", {"lora_name": "mine", "lora_path": "org/closed"}),
+    ("/adapters/org/closed/pin", {}),
+    ("/adapters/org/closed/refresh", {}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), COMMANDS)
+async def test_the_header_is_an_operators_token_too(
+    site: Site, path: str, body: dict[str, object]
+) -> None:
+    """As on the routes that generate: the body's goes before it, and an empty one is none."""
+    body = {**body, "source": "hub"}
+    assert (await site.admin(path, **body, header=BOB))[0] == 404
+    assert (await site.admin(path, **body, header=ALICE, api_token=BOB))[0] == 404
+    for more in ({}, {"api_token": ""}, {"api_token": None}):
+        status, _ = await site.admin(path, **body, **more, header=ALICE, **again(path))
+        assert status == 200
+    assert (await site.admin(path, **body, header=BOB, api_token=ALICE, **again(path)))[0] == 200
+    sent = {seen.authorization for seen in site.hub.seen if not seen.on_network}
+    assert sent == {f"Bearer {ALICE}", f"Bearer {BOB}"}
+
+
+@pytest.mark.parametrize(("path", "body"), COMMANDS)
+async def test_an_operators_empty_token_is_sent_nowhere(
+    site: Site, path: str, body: dict[str, object]
+) -> None:
+    assert (await site.admin(path, **body, source="hub", api_token=""))[0] == 404
+    assert {seen.authorization for seen in site.hub.seen} == {None}
+
+
+def again(path: str) -> dict[str, object]:
+    """What a body needs for a name that may be loaded."""
+    return {"load_inplace": True} if "load" in path else {}
 
 
 async def test_an_alias_of_a_public_one_is_everybodys(site: Site) -> None:

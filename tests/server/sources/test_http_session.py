@@ -8,7 +8,7 @@ import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from lorax_serve.server.sources.http_session import is_public, open_session
+from lorax_serve.server.sources.http_session import open_session
 
 PUBLIC = "http://1.1.1.1"  # is never connected to
 
@@ -78,22 +78,3 @@ async def test_https_stays_https(redirecting: tuple[Redirecting, TestServer]) ->
     for target in ("file:///etc/passwd", "http://[", "http://x:y/", ""):
         made.target = target
         assert not await arrives("http://127.0.0.1", redirecting)
-
-
-@pytest.mark.parametrize(
-    ("host", "public"),
-    [
-        ("1.1.1.1", True),
-        ("2606:4700::1111", True),
-        ("10.0.0.1", False),
-        ("169.254.169.254", False),
-        ("100.64.0.1", False),
-        ("fe80::1%eth0", False),
-        ("fd00::1", False),
-        ("::ffff:10.0.0.1", False),
-        ("0.0.0.0", False),
-        ("hub.example", None),
-    ],
-)
-def test_what_is_public(host: str, public: bool | None) -> None:
-    assert is_public(host) is public

@@ -147,6 +147,28 @@ async def test_every_caller_brings_a_proof_of_their_own(
         await source.resolve(ADAPTER_ID, ALICE)
 
 
+async def test_timing_oracle_not_permitted_is_as_much_work_as_not_found(
+    source: PredibaseSource, gateway: FakeGateway
+) -> None:
+    """The gateway is asked the same whether an adapter is another's, nobody's, or not there."""
+
+    async def work(adapter_id: str, token: str) -> list[str]:
+        gateway.requests.clear()
+        with pytest.raises(NotFoundOrForbidden):
+            await source.resolve(adapter_id, token)
+        repo, _, _ = adapter_id.partition("/")
+        return [request.replace(repo, "it") for request in gateway.requests]
+
+    for permitted, forbidden, absent in (
+        ("other/2", "sql/2", "nobodys/2"),  # 404, 403 with a path behind it, 403
+        ("other", "sql", "nobodys"),
+    ):
+        done = [await work(name, BOB) for name in (permitted, forbidden, absent)]
+        assert done[0] == done[1] == done[2]
+        assert len(done[0]) == (2 if "/" in permitted else 1), "no refusal is asked about again"
+        assert await work(forbidden, "nobodys-token-canary") == done[0]
+
+
 @pytest.mark.parametrize("said", ["pending", "queued"])
 async def test_untrained_adapters_are_refused_with_a_message(
     source: PredibaseSource, gateway: FakeGateway, said: str
@@ -212,38 +234,32 @@ async def test_the_gateway_points_only_where_the_operator_lets_it(
 
 
 @pytest.mark.parametrize(
-    ("reply", "error", "num_tries"),
+    "reply",
     [
-        (status(401), NotFoundOrForbidden, 1),
-        (status(403), NotFoundOrForbidden, 1),
-        (status(400), SourceUnavailable, 3),
-        (status(429), SourceUnavailable, 3),
-        (status(500), SourceUnavailable, 3),
-        (status(503), SourceUnavailable, 3),
-        (status(302, Location="/base/v2/repos/sql/version/2"), SourceUnavailable, 3),
-        (reset, SourceUnavailable, 3),
-        (silence, SourceUnavailable, 3),
-        (text("<html>"), SourceUnavailable, 3),
-        (text("[]"), SourceUnavailable, 3),
-        (text('{"adapterPath": 7}'), SourceUnavailable, 3),
-        (text("[" * 30_000), SourceUnavailable, 3),
-        (text("{}" + " " * 2**17), SourceUnavailable, 3),
-        (endless, SourceUnavailable, 3),
+        status(400),
+        status(429),
+        status(500),
+        status(503),
+        status(302, Location="/base/v2/repos/sql/version/2"),
+        reset,
+        silence,
+        text("<html>"),
+        text("[]"),
+        text('{"adapterPath": 7}'),
+        text("[" * 30_000),
+        text("{}" + " " * 2**17),
+        endless,
     ],
 )
 async def test_failures_of_the_gateway(
-    source: PredibaseSource,
-    gateway: FakeGateway,
-    reply: Reply,
-    error: type[SourceError],
-    num_tries: int,
+    source: PredibaseSource, gateway: FakeGateway, reply: Reply
 ) -> None:
     gateway.replies = [reply] * 9
-    with pytest.raises(error):
+    with pytest.raises(SourceUnavailable):
         await source.resolve(ADAPTER_ID, ALICE)
     assert set(gateway.requests) == {"/base/v2/repos/sql/version/2"}
     # aiohttp itself asks once more when a connection that it kept turns out to be closed.
-    allowed = range(3, 7) if reply is reset else (num_tries,)
+    allowed = range(3, 7) if reply is reset else (3,)
     assert len(gateway.requests) in allowed
     gateway.replies = [status(503)]
     assert (await source.resolve(ADAPTER_ID, ALICE)).files  # one failure is survived

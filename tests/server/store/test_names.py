@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -45,6 +46,70 @@ async def test_what_is_known_of_others_costs_nothing(tmp_path: Path) -> None:
     assert names.digest(remote("b", b"")) == DIGESTS[1]
 
 
+class Clock:
+    now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+HOUR = 3600
+ONE = remote("a", b"")
+
+
+async def test_only_the_sources_word_renews_a_name_and_the_disk_keeps_when(tmp_path: Path) -> None:
+    clock = Clock()
+
+    def known(names: KnownNames) -> bool:
+        return names.last_meaning("hub", "a", within=24 * HOUR) == ONE
+
+    names = KnownNames(tmp_path, DIGESTS, clock)
+    names.remember("a", ONE, DIGESTS[0])
+    clock.now += 12 * HOUR
+    names.confirm("a", ONE)
+    await names.save()
+    clock.now += 22 * HOUR
+    names.remember("a", ONE, DIGESTS[0])  # was used, is no news
+    names.confirm("a", remote("a", b"", revision="other"))
+    names.confirm("b", ONE)
+    assert known(names)
+    assert known(KnownNames(tmp_path, DIGESTS, clock)), "it was written"
+    clock.now += 2 * HOUR + 1
+    assert not known(names)
+    assert names.last_meaning("hub", "a") == ONE, "it is remembered all the same"
+    assert names.last_meaning("hub", "b") is None
+    clock.now -= 50 * HOUR
+    assert not known(names), "a clock that was set back makes it no younger"
+
+
+async def test_a_name_that_stays_the_same_is_written_once_an_hour(tmp_path: Path) -> None:
+    clock = Clock()
+    names = KnownNames(tmp_path, DIGESTS, clock)
+    written = []
+    for _ in range(180):
+        names.remember("a", ONE, DIGESTS[0])
+        names.confirm("a", ONE)
+        await names.save()
+        (path,) = tmp_path.iterdir()
+        written.append(path.stat().st_mtime_ns)
+        clock.now += 60
+    assert 3 <= len(set(written)) <= 4
+
+
+async def test_a_file_without_a_time_is_of_unknown_age(tmp_path: Path) -> None:
+    clock = Clock()
+    names = KnownNames(tmp_path, DIGESTS, clock)
+    names.remember("a", ONE, DIGESTS[0])
+    await names.save()
+    (path,) = tmp_path.iterdir()
+    content = msgspec.json.decode(path.read_bytes())
+    del content["said_at"]
+    path.write_bytes(msgspec.json.encode(content))
+    again = KnownNames(tmp_path, DIGESTS, clock)
+    assert again.last_meaning("hub", "a") == ONE
+    assert again.last_meaning("hub", "a", within=24 * HOUR) is None
+
+
 CHANGES = st.one_of(
     st.tuples(st.just("remember"), st.integers(0, 4), st.integers(0, 2), st.integers(0, 2)),
     st.tuples(st.just("forget"), st.integers(0, 4)),
@@ -55,6 +120,7 @@ CHANGES = st.one_of(
 
 @settings(max_examples=60, deadline=None)
 @example([("remember", 0, 0, 0), ("remember", 0, 0, 1), ("forget_entry", 0)])  # it moved
+@example([("remember", 0, 0, 0), ("remember", 1, 0, 1), ("remember", 0, 0, 0)])  # and back
 @given(st.lists(CHANGES, max_size=30))
 def test_the_disk_follows_memory_whatever_happens(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[Any, ...]]

@@ -1,0 +1,56 @@
+"""How both processes write a log line, so that no name a client chose can forge one.
+
+What cannot be printed (line breaks, terminal escapes, marks that turn text around) is written as
+Python would write it in a string. The lines of a traceback are indented: none looks like a line of
+ours.
+"""
+
+import traceback
+from collections.abc import Sequence
+from typing import Final, TextIO
+
+import structlog
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
+
+_INDENT: Final = "    "
+
+
+def json_rendering() -> list[Processor]:
+    """One JSON object a line, which in ASCII escapes whatever cannot be printed."""
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+
+
+def text_rendering(*, colors: bool) -> list[Processor]:
+    return [
+        _printable_values,
+        # Its default would print the local variables of every frame, prompts among them.
+        structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=_write_traceback),
+    ]
+
+
+def printable(text: str) -> str:
+    """`text` in one line, with escapes for what does something else than show itself."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def _printable_values(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    return {
+        printable(key): printable(value) if isinstance(value, str) else value
+        for key, value in event.items()
+    }
+
+
+def _write_traceback(output: TextIO, exc_info: ExcInfo) -> None:
+    for line in _lines(traceback.format_exception(*exc_info)):
+        output.write(f"\n{_INDENT}{printable(line)}")
+
+
+def _lines(parts: Sequence[str]) -> Sequence[str]:
+    """At line feeds alone: what else ends a line somewhere is escaped."""
+    return "".join(parts).removesuffix("\n").split("\n")
