@@ -58,12 +58,13 @@ def _reading(config: ServerConfig) -> S3Settings:
     if config.r2_account_id is not None:
         endpoint_url, region = r2_endpoint(config.r2_account_id), _R2_REGION
     credentials = _credentials(config)
-    is_signed = credentials is not None or config.s3_aws_chain
-    if endpoint_url is not None and is_signed and not keeps_secrets(endpoint_url):
+    # A key only signs; it is a temporary key's token that would be sent as it is.
+    has_token = credentials is not None and credentials.session_token is not None
+    sends_token = has_token or config.s3_aws_chain
+    if endpoint_url is not None and sends_token and not keeps_secrets(endpoint_url):
         raise StartError(
-            f"--s3-endpoint-url {endpoint_url} is not https: what a key signs, and a temporary "
-            "key's token, would cross the network unencrypted. http is for this machine alone, or "
-            "for buckets that are read without a key."
+            f"--s3-endpoint-url {endpoint_url} is not https: a temporary key's token would cross "
+            "the network unencrypted. http is for keys without one, or for this machine alone."
         )
     return S3Settings(
         default=_default_place(config),

@@ -16,6 +16,7 @@ from lorax_serve.server.sources.s3_location import Location
 from lorax_serve.server.sources.s3_settings import S3Credentials, S3Settings
 
 KEY = {"AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "secret"}
+TEMPORARY_KEY = {**KEY, "AWS_SESSION_TOKEN": "session"}
 R2_URL = "https://abc123.r2.cloudflarestorage.com"
 
 
@@ -45,10 +46,15 @@ def test_s3_as_the_operator_says() -> None:
 
 @pytest.mark.parametrize(
     ("url", "environ"),
-    [("http://store:9000", {}), ("http://127.0.0.1:9000", KEY), ("https://store:9000", KEY)],
+    [
+        ("http://store:9000", {}),
+        ("http://store:9000", KEY),
+        ("http://127.0.0.1:9000", TEMPORARY_KEY),
+        ("https://store:9000", TEMPORARY_KEY),
+    ],
 )
 def test_endpoints_that_may_be_asked(url: str, environ: dict[str, str]) -> None:
-    """Without a key nothing is secret, and nobody listens within a machine."""
+    """A key only signs; its token is sent, and nobody listens within a machine."""
     argv = ("--s3-allow", "models", "--s3-endpoint-url", url)
     assert s3_settings(config(*argv, **environ)).endpoint_url == url
 
@@ -117,8 +123,12 @@ def test_predibase_where_the_operator_says() -> None:
         (["--s3-allow", "m-x"], {"AWS_SECRET_ACCESS_KEY": "canary"}, "--s3-access-key-id"),
         (["--s3-allow", "m-x"], {"AWS_SESSION_TOKEN": "canary"}, "--s3-access-key-id"),
         (["--s3-allow", "m-x", "--s3-region", "not a region"], {}, "cannot be used"),
-        (["--s3-allow", "m-x", "--s3-endpoint-url", "http://store:9000"], KEY, "is not https"),
-        (["--predibase-allow", "m-x", "--s3-endpoint-url", "http://x"], KEY, "is not https"),
+        (["--s3-allow", "m-x", "--s3-endpoint-url", "http://s:9"], TEMPORARY_KEY, "is not https"),
+        (
+            ["--predibase-allow", "m-x", "--s3-endpoint-url", "http://x"],
+            TEMPORARY_KEY,
+            "is not https",
+        ),
         (["--s3-allow", "m-x", "--s3-aws-chain"], {"S3_ENDPOINT_URL": "http://x"}, "is not https"),
     ],
 )
