@@ -35,7 +35,8 @@ class AdapterAliases:
         self._targets: dict[str, Target] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Target]]:
-        return iter(self._targets.items())
+        """Those that there are now, whatever becomes of them."""
+        return iter(tuple(self._targets.items()))
 
     def get(self, name: str) -> Target | None:
         return self._targets.get(name)

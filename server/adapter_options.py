@@ -53,7 +53,15 @@ ADAPTERS: Final = Group(
             flags=("--max-adapter-downloads",),
             name="max_adapter_downloads",
             metavar="NUMBER",
-            help="adapters fetched at the same time",
+            help="adapters fetched at the same time from one source; those that get no bytes do "
+            "not count",
+        ),
+        Option(
+            flags=("--adapter-download-timeout",),
+            name="adapter_download_timeout",
+            metavar="SECONDS",
+            help="how long a request waits for its adapter's files; the download goes on at the "
+            "next one where it broke off",
         ),
         Option(
             flags=("--preload", "--preloaded-adapter-ids"),

@@ -34,7 +34,9 @@ def build_resolver(
     Raises StartError when nothing can be stored, or the options do not go together.
     """
     limits = FetchLimits(
-        max_adapter_bytes=config.max_adapter_bytes, max_downloads=config.max_adapter_downloads
+        max_adapter_bytes=config.max_adapter_bytes,
+        max_downloads=config.max_adapter_downloads,
+        deadline=config.adapter_download_timeout,
     )
     sources = {source.name: source for source in _sources(config)}
     remote = RemoteAdapters(sources, open_store(config), limits)

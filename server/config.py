@@ -52,6 +52,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     adapter_cache_bytes: Annotated[int, Meta(ge=2**20, le=2**50)] = 32 * 2**30
     max_adapter_bytes: Annotated[int, Meta(ge=1024, le=2**40)] = 2 * 2**30
     max_adapter_downloads: Annotated[int, Meta(ge=1, le=256)] = 4
+    adapter_download_timeout: Annotated[float, Meta(gt=0, le=86400)] = 120.0
     hub_endpoint: HttpAddress | None = None
     hub_token: Secret | None = None
     bearer_is_adapter_token: bool = False

@@ -12,6 +12,7 @@ import structlog
 
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.authority import Authority
+from lorax_serve.server.download_places import DownloadPlaces
 from lorax_serve.server.errors import ServeError, UnservedSource, adapter_not_found
 from lorax_serve.server.single_flight import SingleFlight
 from lorax_serve.server.sources.source import (
@@ -40,7 +41,8 @@ _LONGEST_RETRY_AFTER: Final = 3600  # seconds
 @dataclass(frozen=True, kw_only=True)
 class FetchLimits:
     max_adapter_bytes: int = 2 * 2**30
-    max_downloads: int = 4  # at the same time, of all sources
+    max_downloads: int = 4  # at the same time, of each source
+    stall_seconds: float = 2.0  # without a byte, until a download no longer counts among them
     deadline: float = 120.0  # seconds a request waits for its adapter's files
     patience: float = 5.0  # and for news of a public adapter that is here already
 
@@ -61,7 +63,10 @@ class RemoteAdapters:
         )
         self._waits: set[asyncio.Timeout] = set()
         self._stopped = False
-        self._places = asyncio.Semaphore(limits.max_downloads)
+        self._places = {
+            name: DownloadPlaces(limits.max_downloads, stall_seconds=limits.stall_seconds)
+            for name in sources
+        }
         self._arriving: SingleFlight[tuple[str, str, str], Lease] = SingleFlight(Lease.release)
 
     @property
@@ -189,11 +194,16 @@ class RemoteAdapters:
     async def _receive(
         self, source: Source, adapter_id: str, adapter: RemoteAdapter, token: str | None
     ) -> Lease:
-        async def fetch(file: RemoteFile, destination: Path, on_bytes: OnBytes) -> None:
-            await source.download(adapter, file, destination, token, on_bytes)
-
         try:
-            async with self._places:
+            async with self._places[source.name].take() as place:
+
+                async def fetch(file: RemoteFile, destination: Path, on_bytes: OnBytes) -> None:
+                    def hear(num_bytes: int) -> None:
+                        place.heard()
+                        on_bytes(num_bytes)
+
+                    await source.download(adapter, file, destination, token, hear)
+
                 # It may have come since the store was asked: by another name, or just before.
                 there = await self._store.lease(adapter)
                 return there or await self._store.receive(adapter_id, adapter, fetch)

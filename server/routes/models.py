@@ -12,6 +12,7 @@ from lorax_serve.server.errors import adapter_not_found
 from lorax_serve.server.keys import SERVICE
 from lorax_serve.server.schema.openai_replies import Model, ModelList
 from lorax_serve.server.service import Service
+from lorax_serve.server.turns import in_turns
 
 
 async def list_models(request: web.Request) -> web.Response:
@@ -21,10 +22,11 @@ async def list_models(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     names = await asyncio.to_thread(service.adapters.list)
     local = {name: _local_root(name) for name in names}
-    listed = dict(service.resolver.listed(header_token(request)))
+    found = service.resolver.listed(header_token(request))
+    listed = {name: root async for name, root in in_turns(found)}
     roots = {**listed, **local} if service.resolver.default_source == LOCAL else {**local, **listed}
     roots |= {name: listed[name] for name, _ in service.resolver.aliases if name in listed}
-    adapters = (_adapter(service, name, root) for name, root in roots.items())
+    adapters = [_adapter(service, name, root) async for name, root in in_turns(roots.items())]
     return _reply(ModelList(data=(_base(service), *adapters)))
 
 

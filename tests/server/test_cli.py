@@ -31,6 +31,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "adapter_cache_dir": ("/kept", Path("/kept")),
     "adapter_cache_bytes": ("1GiB", 2**30),
     "max_adapter_bytes": ("1MB", 1_000_000),
+    "adapter_download_timeout": ("30", 30.0),
     "max_adapter_downloads": ("2", 2),
     "hub_endpoint": ("http://hub.example:8000/mirror", "http://hub.example:8000/mirror"),
     "hub_token": ("hf_secret", Secret("hf_secret")),
