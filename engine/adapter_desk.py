@@ -4,14 +4,14 @@ A command waits here until the exchange has what it needs; the loop asks again a
 the scheduler, and nothing blocks. Used by the engine's loop alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from lorax_serve.engine.adapters.device_pool import AdapterSlot
 from lorax_serve.engine.adapters.exchange import AdapterExchange
-from lorax_serve.engine.adapters.tallies import Tally
 from lorax_serve.engine.errors import RequestError
 from lorax_serve.engine.sequence import SequenceId
-from lorax_serve.ipc.adapter_report import AdapterReport, AdapterState, TierUse
+from lorax_serve.engine.tier_report import report_pieces
+from lorax_serve.ipc.adapter_report import AdapterReport
 from lorax_serve.ipc.messages import (
     AdapterAction,
     AdapterCommand,
@@ -22,7 +22,6 @@ from lorax_serve.ipc.messages import (
 from lorax_serve.ipc.types import AdapterRef, ErrorCode
 
 _MAX_WAITING = 1024  # commands
-_MAX_SHOWN_REVISIONS = 16  # of one content
 
 
 class AdapterDesk:
@@ -34,11 +33,18 @@ class AdapterDesk:
         self._exchange = exchange
         self._send = send
         self._waiting: dict[SequenceId, AdapterCommand] = {}
+        self._reports: dict[SequenceId, Generator[None, None, AdapterReport]] = {}  # begun
         self._pins: dict[AdapterRef, AdapterSlot] = {}  # each holds its slot
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether `poll` has more to do, though nothing else happens."""
+        return bool(self._reports)
 
     def take(self, frontend: bytes, command: AdapterCommand) -> None:
         if command.adapter is None:
-            self._send(frontend, AdapterReply(command.request_id, self.report()))
+            reports = self._reports
+            reports[SequenceId(frontend, command.request_id)] = report_pieces(self._exchange)
         elif command.action is AdapterAction.UNPIN:
             self._unpin(command.adapter)
             self._send(frontend, AdapterReply(command.request_id))
@@ -50,12 +56,14 @@ class AdapterDesk:
 
     def abort(self, command_id: SequenceId) -> None:
         """Forget a command that waits. A pin that was made stays."""
+        self._reports.pop(command_id, None)
         command = self._waiting.pop(command_id, None)
         if command is not None and command.adapter is not None:
             self._lose_interest(command.adapter)
 
     def poll(self) -> None:
         """Carry out what can be carried out by now. Never blocks."""
+        self._go_on_reporting()
         for command_id, command in tuple(self._waiting.items()):
             assert command.adapter is not None, "reports are answered at once"
             answer: ToFrontend
@@ -69,38 +77,16 @@ class AdapterDesk:
             self._lose_interest(command.adapter)
             self._send(command_id.frontend, answer)
 
-    def report(self) -> AdapterReport:
-        pool, store = self._exchange.pool, self._exchange.store
-        tallies = dict(self._exchange.tallies)
-        revisions: dict[str, list[str]] = {}
-        for ref, digest in self._exchange.digests():
-            known = revisions.setdefault(digest, [])
-            if isinstance(ref, AdapterRef):  # a merge is asked for by its parts, not by a revision
-                known.append(ref.revision)
-        digests = {*tallies, *(d for d in revisions if pool.find(d) or store.find(d))}
-        return AdapterReport(
-            adapters=[
-                self._state(digest, revisions.get(digest, []), tallies.get(digest, Tally()))
-                for digest in sorted(digests)
-            ],
-            device=TierUse(pool.capacity_bytes, pool.used_bytes),
-            host=TierUse(store.capacity_bytes, store.used_bytes),
-        )
-
-    def _state(self, digest: str, revisions: list[str], tally: Tally) -> AdapterState:
-        slot, slab = self._exchange.pool.find(digest), self._exchange.store.find(digest)
-        return AdapterState(
-            digest=digest,
-            revisions=tuple(dict.fromkeys(revisions))[-_MAX_SHOWN_REVISIONS:],
-            rank=tally.rank,
-            device_bytes=0 if slot is None else slot.num_bytes,
-            host_bytes=0 if slab is None else slab.num_bytes,
-            is_pinned=slot is not None and self._exchange.pool.is_held(slot),
-            num_loads=tally.num_loads,
-            load_seconds=tally.load_seconds,
-            num_device_evictions=tally.num_device_evictions,
-            num_host_evictions=tally.num_host_evictions,
-        )
+    def _go_on_reporting(self) -> None:
+        """One piece of the oldest report."""
+        command_id = next(iter(self._reports), None)
+        if command_id is None:
+            return
+        try:
+            next(self._reports[command_id])
+        except StopIteration as end:
+            del self._reports[command_id]
+            self._send(command_id.frontend, AdapterReply(command_id.request_id, end.value))
 
     def _carry_out(self, action: AdapterAction, ref: AdapterRef) -> bool:
         """Whether it is done; False while the adapter is on its way. Raises RequestError."""

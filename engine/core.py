@@ -107,7 +107,8 @@ class EngineCore:
             if not self.step():
                 self._scheduler.check_integrity()
                 # Sleep until a message or a finished adapter load wakes us.
-                timeout = _COPY_POLL_SECONDS if self._exchange.num_arriving else None
+                is_pending = self._exchange.num_arriving or self._desk.is_busy
+                timeout = _COPY_POLL_SECONDS if is_pending else None
 
     def step(self) -> bool:
         """Plan and launch one step, and apply the one before; False when there was neither."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lorax_serve.engine.adapters.slab import SlabLayout
 
-_MAX_REMEMBERED = 4096  # digests; a report of them all is under a megabyte
+_MAX_REMEMBERED = 4096  # digests; a report of them all is 1.5 MB
 
 
 @dataclass(slots=True)

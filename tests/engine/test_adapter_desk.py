@@ -2,14 +2,22 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from engine_harness import FRONTEND
 from local_engine import LocalEngine, greedy
+from lorax_serve.engine.adapters.slab import plan_slab
 from lorax_serve.ipc.adapter_report import AdapterReport, AdapterState
-from lorax_serve.ipc.messages import AdapterAction, AdapterCommand, AdapterReply, RequestFailed
+from lorax_serve.ipc.messages import (
+    Abort,
+    AdapterAction,
+    AdapterCommand,
+    AdapterReply,
+    RequestFailed,
+)
 from lorax_serve.ipc.types import AdapterRef, ErrorCode, RequestId
 from peft_adapters import build_adapter
 from tiny_models import build_tiny_model
@@ -185,3 +193,37 @@ def test_requests_go_on_while_an_adapter_loads(engine: LocalEngine, root: Path) 
     send(engine, AdapterAction.LOAD, root / "a", "loading")
     results = engine.generate(greedy("base", PROMPT, num_tokens=4))
     assert len(results["base"].token_ids) == 4
+
+
+def test_a_report_of_thousands_comes_in_pieces_beside_a_request(
+    engine: LocalEngine, root: Path
+) -> None:
+    exchange = engine.parts.exchange
+    layout = plan_slab((), {}, transposed_a=False)
+    for number in range(3000):
+        digest = f"{number:04}"
+        exchange.tallies.loaded(digest, replace(layout, ranks=(8,)), 0.0)
+        exchange.know(AdapterRef(digest, f"/{digest}", f"revision {digest}"), digest)
+    engine.link.inbox.append((FRONTEND, greedy("beside", PROMPT, num_tokens=8)))
+    send(engine, AdapterAction.REPORT, None, "report")
+    num_steps = 0
+    while not engine.link.others:
+        engine.step()
+        num_steps += 1
+    assert num_steps > 8, "more than the request took"
+    [answer] = engine.link.others
+    assert isinstance(answer, AdapterReply) and answer.report is not None
+    assert [s.digest for s in answer.report.adapters] == [f"{n:04}" for n in range(3000)]
+    assert all(s.revisions == (f"revision {s.digest}",) for s in answer.report.adapters)
+
+
+def test_an_aborted_report_is_not_sent(engine: LocalEngine) -> None:
+    for number in range(2000):
+        exchange = engine.parts.exchange
+        exchange.know(AdapterRef("x", f"/{number}", "1"), f"{number}")
+    send(engine, AdapterAction.REPORT, None, "report")
+    engine.step()
+    assert engine.core._desk.is_busy
+    engine.link.inbox.append((FRONTEND, Abort(RequestId("report"))))
+    engine.step()
+    assert not engine.core._desk.is_busy and not engine.link.others
