@@ -28,6 +28,7 @@ class ErrorCode(enum.Enum):
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     MODEL_NOT_FOUND = "model_not_found"
     ADAPTER_CORRUPT = "adapter_corrupt"
+    ADAPTER_NOT_FINITE = "adapter_not_finite"  # NaN or infinity, as they are or once scaled
     ADAPTER_INCOMPATIBLE = "adapter_incompatible"
     ADAPTER_TOO_LARGE = "adapter_too_large"
     ADAPTER_UNAVAILABLE = "adapter_unavailable"  # its source is out of reach, or too slow

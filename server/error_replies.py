@@ -26,6 +26,7 @@ NATIVE: dict[ErrorCode, tuple[HTTPStatus, str]] = {
     ErrorCode.SCHEMA_TOO_COMPLEX: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
     ErrorCode.MODEL_NOT_FOUND: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.ADAPTER_CORRUPT: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
+    ErrorCode.ADAPTER_NOT_FINITE: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.ADAPTER_INCOMPATIBLE: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.ADAPTER_TOO_LARGE: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.ADAPTER_UNAVAILABLE: (HTTPStatus.SERVICE_UNAVAILABLE, "generation"),

@@ -8,7 +8,7 @@ import torch
 
 from lorax_serve.engine.adapters.config import AdapterConfig
 from lorax_serve.engine.adapters.finite import all_finite
-from lorax_serve.engine.adapters.refusal import Refusal, corrupt, incompatible, shown
+from lorax_serve.engine.adapters.refusal import Refusal, incompatible, not_finite, shown
 from lorax_serve.engine.adapters.weights import LoraMatrices
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.kernels.lora import LoraSite
@@ -93,7 +93,7 @@ def check_finite(matrices: Mapping[str, LoraMatrices]) -> None:
         if not all_finite(matrix)
     ]
     if reasons:
-        raise corrupt(*reasons)
+        raise not_finite(*reasons)
 
 
 def _pair_up(

@@ -40,7 +40,7 @@ from lorax_serve.engine.adapters.low_rank import (
     narrow,
 )
 from lorax_serve.engine.adapters.matrices import BaseWeight
-from lorax_serve.engine.adapters.refusal import Refusal, incompatible
+from lorax_serve.engine.adapters.refusal import Refusal, not_finite
 from lorax_serve.engine.adapters.weights import LoraMatrices, LoraWeights
 from lorax_serve.ipc.types import ErrorCode, MergedAdapters, MergeStrategy
 from lorax_serve.kernels.lora import LoraSite
@@ -171,7 +171,7 @@ def _pruned(term: _Term, strategy: MergeStrategy, density: float) -> torch.Tenso
 
 def _check_finite(module: str, matrix: torch.Tensor) -> None:
     if not all_finite(matrix):
-        raise incompatible(f"{module} overflows float32 once merged")
+        raise not_finite(f"{module} overflows float32 once merged")
 
 
 def _report(merge: MergedAdapters, merged: Mapping[str, LowRank]) -> None:

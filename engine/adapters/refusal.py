@@ -23,6 +23,11 @@ def corrupt(*reasons: str) -> Refusal:
     return Refusal(ErrorCode.ADAPTER_CORRUPT, *reasons)
 
 
+def not_finite(*reasons: str) -> Refusal:
+    """The files are whole, but not all of it are numbers that can be computed with."""
+    return Refusal(ErrorCode.ADAPTER_NOT_FINITE, *reasons)
+
+
 def incompatible(*reasons: str) -> Refusal:
     """The files are sound, but not for this base or not for this server."""
     return Refusal(ErrorCode.ADAPTER_INCOMPATIBLE, *reasons)

@@ -105,7 +105,7 @@ def fill_slab(
     _fill_b([b_t for _, _, b_t in places], sources)
     if not all_finite(slab):
         raise AdapterRejected(
-            weights.name, ErrorCode.ADAPTER_INCOMPATIBLE, _overflows(slab, sites, layout)
+            weights.name, ErrorCode.ADAPTER_NOT_FINITE, _overflows(slab, sites, layout)
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from live_server import LiveServer
+from lorax_serve.ipc.types import ErrorCode
 from peft_adapters import BAD_ADAPTERS, MAX_RANK, BadAdapter, build_adapter
 from tiny_models import build_tiny_model
 from tiny_tokenizers import write_byte_level
@@ -54,9 +55,14 @@ def test_a_bad_adapter_is_the_clients_error_and_nobody_elses(bad: BadAdapter, si
     bad.spoil(site.adapters / name)
     for route, body in requests(name):
         status, reply = site.server.post(route, body)
-        assert 400 <= status < 500, (route, reply)
         error = reply["error"]
-        message = error if isinstance(error, str) else error["message"]
+        if isinstance(error, str):
+            assert status == 424, (route, reply)
+            message = error
+        else:
+            expected = 404 if bad.code is ErrorCode.MODEL_NOT_FOUND else 422
+            assert (status, error["code"]) == (expected, bad.code.value), (route, reply)
+            message = error["message"]
         assert name in message, (route, reply)
         assert str(site.adapters) not in message
     assert answers(site.server) == site.answers

@@ -27,6 +27,7 @@ RAISED_BY_CLIENT = {
     ErrorCode.SCHEMA_TOO_COMPLEX: ValidationError,
     ErrorCode.MODEL_NOT_FOUND: GenerationError,
     ErrorCode.ADAPTER_CORRUPT: GenerationError,
+    ErrorCode.ADAPTER_NOT_FINITE: GenerationError,
     ErrorCode.ADAPTER_INCOMPATIBLE: GenerationError,
     ErrorCode.ADAPTER_TOO_LARGE: GenerationError,
     ErrorCode.ADAPTER_UNAVAILABLE: GenerationError,
@@ -80,6 +81,7 @@ def test_what_the_engine_had_when_it_ended_should_not_be_retried() -> None:
     [
         ErrorCode.MODEL_NOT_FOUND,
         ErrorCode.ADAPTER_CORRUPT,
+        ErrorCode.ADAPTER_NOT_FINITE,
         ErrorCode.ADAPTER_INCOMPATIBLE,
         ErrorCode.ADAPTER_TOO_LARGE,
         ErrorCode.GENERATION_ERROR,

@@ -227,6 +227,7 @@ _LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n
 _HTML = b"<!doctype html><html><body>Sign in</body></html>"
 _MISSING = ErrorCode.MODEL_NOT_FOUND
 _CORRUPT = ErrorCode.ADAPTER_CORRUPT
+_NOT_FINITE = ErrorCode.ADAPTER_NOT_FINITE
 _TOO_LARGE = ErrorCode.ADAPTER_TOO_LARGE
 
 
@@ -270,8 +271,8 @@ BAD_ADAPTERS = (
     _bytes("giant header", lambda data: _GIANT_HEADER + data[8:], "safetensors"),
     _bytes("html", lambda data: _HTML, "HTML"),
     _bytes("lfs pointer", lambda data: _LFS, "git-lfs"),
-    _tensors("nan", _poisoned(float("nan")), "NaN", _CORRUPT),
-    _tensors("infinity", _poisoned(float("inf")), "NaN or infinity", _CORRUPT),
+    _tensors("nan", _poisoned(float("nan")), "NaN", _NOT_FINITE),
+    _tensors("infinity", _poisoned(float("inf")), "NaN or infinity", _NOT_FINITE),
     # config as a file
     _config_bytes("config empty", b"", "empty"),
     _config_bytes("config not JSON", b"{'r': 8}", "JSON"),

@@ -351,7 +351,7 @@ def test_overflow_in_the_served_type_is_refused(good_adapter: Path) -> None:
     assert all(math.isfinite(d.abs().max()) for d in packed_deltas(good_adapter).values())
     with pytest.raises(AdapterRejected, match="overflows float16") as caught:
         packed_deltas(good_adapter, torch.float16)
-    assert caught.value.code is ErrorCode.ADAPTER_INCOMPATIBLE
+    assert caught.value.code is ErrorCode.ADAPTER_NOT_FINITE
     edit_config(good_adapter, lora_alpha=1e300)
     with pytest.raises(AdapterRejected, match="overflows float32"):
         packed_deltas(good_adapter)
