@@ -83,6 +83,7 @@ def _hub(config: ServerConfig) -> HubSource:
     globs = config.adapter_allow
     return HubSource(
         hub_endpoint(config),
+        offline=config.hub_offline,
         allowed=None if globs is None else [glob.strip() for glob in globs.split(",")],
         operator_token=None if config.hub_token is None else config.hub_token.revealed,
     )

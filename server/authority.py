@@ -12,6 +12,7 @@ from lorax_serve.server.sources.source import (
     NotFoundOrForbidden,
     RemoteAdapter,
     Source,
+    SourceOffline,
     SourceUnavailable,
 )
 from lorax_serve.server.store.adapter_store import AdapterStore
@@ -96,6 +97,12 @@ class Authority:
         except NotFoundOrForbidden:
             await self._refused(source, adapter_id, token)
             raise
+        except SourceOffline:
+            known = self._anybodys(source.name, adapter_id, caller, within=None)
+            if known is None:
+                raise
+            self._verdicts.put(source.name, adapter_id, caller, known, TRUE_SECONDS)
+            return known
         except (SourceUnavailable, TimeoutError) as error:
             known = self._still_counts(source, adapter_id, caller)  # it may have ended meanwhile
             if known is None:

@@ -54,6 +54,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_adapter_downloads: Annotated[int, Meta(ge=1, le=256)] = 4
     adapter_download_timeout: Annotated[float, Meta(gt=0, le=86400)] = 120.0
     hub_endpoint: HttpAddress | None = None
+    hub_offline: bool = False
     hub_token: Secret | None = None
     bearer_is_adapter_token: bool = False
     s3_allow: str | None = None  # buckets, or folders of them, with commas between

@@ -57,7 +57,9 @@ def find_model(config: ServerConfig, report: Report) -> ModelSource:
     name, revision = _hub_name(config.model_id, config.revision)
     token = None if config.hub_token is None else config.hub_token.revealed
     hub = HfApi(endpoint=hub_endpoint(config), token=token)
-    folder, commit = download_model(name, revision, config.cache_dir / "hub", report, hub)
+    folder, commit = download_model(
+        name, revision, config.cache_dir / "hub", report, hub, offline=config.hub_offline
+    )
     return ModelSource(name, commit, _checked(folder), config.adapter_dir)
 
 
@@ -74,7 +76,13 @@ def find_model_config(config: ServerConfig, report: Report) -> Path:
     token = None if config.hub_token is None else config.hub_token.revealed
     hub = HfApi(endpoint=hub_endpoint(config), token=token)
     folder, _ = download_model(
-        name, revision, config.cache_dir / "hub", report, hub, wanted=("config.json",)
+        name,
+        revision,
+        config.cache_dir / "hub",
+        report,
+        hub,
+        wanted=("config.json",),
+        offline=config.hub_offline,
     )
     return _with_config(folder)
 
@@ -87,14 +95,16 @@ def download_model(
     hub: HfApi,
     *,
     wanted: Sequence[str] = _WANTED,
+    offline: bool = False,
 ) -> tuple[Path, str]:
     """The folder and the commit of a hub model; what was downloaded before is not again.
 
-    Where the hub is out of reach, an earlier download of that revision serves. Raises StartError.
+    Where the hub is out of reach or not to be asked (`offline`), an earlier download of that
+    revision serves. Raises StartError.
     """
     where = f"{name}@{revision}" if revision else name
     try:
-        answers = _answers(hub, name, revision)
+        answers = not offline and _answers(hub, name, revision)
         report(f"Fetching {where} from the hub." if answers else f"Using {where} without the hub.")
         # It settles on one commit, fetches every file at that, and remembers it for `revision`.
         folder = hub.snapshot_download(

@@ -23,6 +23,7 @@ from lorax_serve.server.sources.source import (
     Source,
     SourceCorrupt,
     SourceError,
+    SourceOffline,
     SourceUnavailable,
 )
 from lorax_serve.server.store.adapter_store import AdapterStore
@@ -122,6 +123,11 @@ class RemoteAdapters:
             raise adapter_not_found(adapter_id) from None
         except TimeoutError:
             raise (_shutting_down() if self._stopped else _unavailable(None)) from None
+        except SourceOffline:
+            raise ServeError(
+                ErrorCode.ADAPTER_UNAVAILABLE,
+                "The adapter is not here or is private, and this server asks its source nothing.",
+            ) from None
         except SourceUnavailable as error:
             log.warning("adapter_source_failed", source=source_name, reason=str(error))
             raise _unavailable(error.retry_after) from None

@@ -24,6 +24,12 @@ ADAPTER_SOURCES: Final = Group(
             lorax_env=("HF_ENDPOINT",),
         ),
         Option(
+            flags=("--hub-offline",),
+            name="hub_offline",
+            help="ask the hub nothing: models and public adapters fetched before are served",
+            lorax_env=("HF_HUB_OFFLINE",),
+        ),
+        Option(
             flags=("--hub-token",),
             name="hub_token",
             metavar="TOKEN",

@@ -31,6 +31,7 @@ from lorax_serve.server.sources.source import (
     OnBytes,
     RemoteAdapter,
     RemoteFile,
+    SourceOffline,
     SourceUnavailable,
 )
 from lorax_serve.server.store.content import CONFIG_FILE, is_adapter_file, is_shard
@@ -75,12 +76,14 @@ class HubSource:
         operator_token: str | None = None,
         stall_seconds: float = STALL_SECONDS,
         retries: Retries | None = None,
+        offline: bool = False,
     ) -> None:
         self._endpoint = endpoint.rstrip("/")
         self._allowed = allowed
         self._operator_token = operator_token
         self._stall_seconds = stall_seconds
         self._retries = retries or Retries()
+        self._offline = offline
         self._opened: aiohttp.ClientSession | None = None
 
     def check_id(self, adapter_id: str) -> None:
@@ -90,6 +93,8 @@ class HubSource:
         asked = parse_hub_id(adapter_id)
         if not self._is_allowed(asked.repository):
             raise NotFoundOrForbidden("the operator does not allow it")
+        if self._offline:
+            raise SourceOffline("the hub is not to be asked")
         headers = self._headers(asked.repository, token)
         info = await self._retries.run(lambda: self._info(asked, headers))
         public = not info.private and not info.gated

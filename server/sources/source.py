@@ -33,6 +33,10 @@ class SourceUnavailable(SourceError):
         self.retry_after = retry_after
 
 
+class SourceOffline(SourceUnavailable):
+    """The operator wants the source asked nothing: what it said last counts, however long ago."""
+
+
 class SourceCorrupt(SourceError):
     """The bytes are not what was announced: another length, another digest."""
 

@@ -34,6 +34,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "adapter_download_timeout": ("30", 30.0),
     "max_adapter_downloads": ("2", 2),
     "hub_endpoint": ("http://hub.example:8000/mirror", "http://hub.example:8000/mirror"),
+    "hub_offline": ("true", True),
     "hub_token": ("hf_secret", Secret("hf_secret")),
     "bearer_is_adapter_token": ("true", True),
     "s3_allow": ("models,team/sql", "models,team/sql"),

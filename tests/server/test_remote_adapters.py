@@ -295,6 +295,26 @@ async def test_a_refusal_ends_what_held_for_the_refused_and_nobody_else(
     assert site.hub.seen == [], "what others were told still counts"
 
 
+async def test_an_offline_server_asks_the_hub_nothing(site: Site, tmp_path: Path) -> None:
+    """What is public and here is served however old; nothing else is, and the hub hears nothing."""
+    (await site.get("org/open")).release()
+    (await site.get("org/closed", ALICE)).release()
+    await site.adapters.close()
+    num_asked = len(site.hub.seen)
+    later = Clock(site.clock.now + 1e7)
+    store = AdapterStore(
+        tmp_path / "store", Quota(max_bytes=2**30, free_share=0, free_bytes=0), later
+    )
+    hub = HubSource(site.hub.url, offline=True)
+    site.adapters = RemoteAdapters({"hub": hub}, store, FetchLimits(), Verdicts(later))
+    assert bytes_of(await site.get("org/open")) == WEIGHTS
+    assert bytes_of(await site.get("org/open", BOB)) == WEIGHTS
+    for name, token in (("org/closed", ALICE), ("org/absent", None)):
+        refused = await site.refusal(name, token)
+        assert refused.code is ErrorCode.ADAPTER_UNAVAILABLE and "asks its source" in str(refused)
+    assert len(site.hub.seen) == num_asked
+
+
 async def test_fault_22_a_silent_hub_is_not_waited_for(site: Site, tmp_path: Path) -> None:
     hasty = make_site(site.hub, tmp_path / "hasty", patience=0.05)
     (await hasty.get("org/open")).release()
