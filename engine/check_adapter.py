@@ -70,7 +70,7 @@ def describe(check: AdapterCheck) -> list[str]:
     )
     layout = layout_of(weights, sites, transposed_a=False)
     slab = torch.empty(layout.num_elements, dtype=dtype)
-    fill_slab(slab, weights, sites, layout)
+    fill_slab(slab, weights, layout)
     lines = [
         f"  rank     {_ranks(weights)}",
         f"  targets  {_targets(weights, sites)}",

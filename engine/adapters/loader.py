@@ -229,7 +229,7 @@ class AdapterLoader:
     def _pack(self, ref: AnyAdapterRef, adapter: ReadAdapter, slab: HostSlab) -> None:
         def work() -> float:
             started = time.monotonic()
-            fill_slab(slab.packed.slab, adapter.weights, self._sites, adapter.layout)
+            fill_slab(slab.packed.slab, adapter.weights, adapter.layout)
             # By its digest: a private adapter's name is nobody else's business.
             log.info("adapter_loaded", digest=slab.digest[:12], num_bytes=slab.packed.num_bytes)
             return adapter.seconds + time.monotonic() - started

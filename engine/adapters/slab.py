@@ -28,6 +28,16 @@ UNTARGETED = -1
 
 
 @dataclass(frozen=True, slots=True)
+class MatrixPlace:
+    """Which pieces of a slab are one target's."""
+
+    module: str
+    a_piece: int
+    a_columns: slice | None  # of a piece [in, R] that its site's targets share; None: all its own
+    b_piece: int
+
+
+@dataclass(frozen=True, slots=True)
 class SlabLayout:
     """Where matrices start in the slab, in elements; UNTARGETED where there are none."""
 
@@ -39,6 +49,9 @@ class SlabLayout:
     # several times as fast this way. Kernels want the rows, which are aligned at any rank.
     transposed_a: bool
     shapes: TensorShapes = field(compare=False, repr=False)  # of all A_cat and B^T, end to end
+    # The same, but for A_cat in rows: each target's A [r, in] is a piece of its own.
+    pieces: TensorShapes = field(compare=False, repr=False)
+    places: tuple[MatrixPlace, ...] = field(compare=False, repr=False)  # by targeted target
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,8 @@ def plan_slab(
     """Lay out matrices of the given ranks by module; modules that are not named are untargeted."""
     a_offsets, b_offsets, all_ranks = [], [], []
     shapes: list[tuple[int, int]] = []
+    pieces: list[tuple[int, int]] = []
+    places: list[MatrixPlace] = []
     end = 0
     for site in sites:
         site_ranks = [ranks.get(target.module, 0) for target in site.targets]
@@ -68,6 +83,8 @@ def plan_slab(
         end += total * site.in_features
         if total:
             shapes.append((site.in_features, total) if transposed_a else (total, site.in_features))
+        places += _places(site, site_ranks, len(pieces), transposed_a=transposed_a)
+        pieces += _pieces(site, site_ranks, transposed_a=transposed_a)
         for target, rank in zip(site.targets, site_ranks, strict=True):
             b_offsets.append(end if rank else UNTARGETED)
             end += rank * target.out_features
@@ -81,7 +98,34 @@ def plan_slab(
         num_elements=end,
         transposed_a=transposed_a,
         shapes=TensorShapes(shapes),
+        pieces=TensorShapes(pieces),
+        places=tuple(places),
     )
+
+
+def _pieces(
+    site: LoraSite, ranks: Sequence[int], *, transposed_a: bool
+) -> Iterator[tuple[int, int]]:
+    """A of each targeted target, or of all in one, then B^T of each."""
+    targeted = [(t, rank) for t, rank in zip(site.targets, ranks, strict=True) if rank]
+    if transposed_a and targeted:
+        yield site.in_features, sum(ranks)
+    elif targeted:
+        yield from ((rank, site.in_features) for _, rank in targeted)
+    yield from ((rank, target.out_features) for target, rank in targeted)
+
+
+def _places(
+    site: LoraSite, ranks: Sequence[int], first_piece: int, *, transposed_a: bool
+) -> Iterator[MatrixPlace]:
+    targeted = [(t, rank) for t, rank in zip(site.targets, ranks, strict=True) if rank]
+    first_b = first_piece + (1 if transposed_a else len(targeted))
+    first_rank = 0
+    for number, (target, rank) in enumerate(targeted):
+        columns = slice(first_rank, first_rank + rank) if transposed_a else None
+        a_piece = first_piece if transposed_a else first_piece + number
+        yield MatrixPlace(target.module, a_piece, columns, first_b + number)
+        first_rank += rank
 
 
 def layout_of(weights: LoraWeights, sites: Sequence[LoraSite], *, transposed_a: bool) -> SlabLayout:
@@ -90,23 +134,19 @@ def layout_of(weights: LoraWeights, sites: Sequence[LoraSite], *, transposed_a: 
     return plan_slab(sites, ranks, transposed_a=transposed_a)
 
 
-def fill_slab(
-    slab: torch.Tensor, weights: LoraWeights, sites: Sequence[LoraSite], layout: SlabLayout
-) -> None:
+def fill_slab(slab: torch.Tensor, weights: LoraWeights, layout: SlabLayout) -> None:
     """Fold the scale into B in float32, cast, and write everything to its place in the slab.
 
     Raises AdapterRejected when a value overflows the slab's type.
     """
-    places = list(slab_matrices(slab, sites, layout))
-    if not places:
+    if not layout.places:
         return  # operators on lists refuse empty ones
-    sources = [weights.matrices[module] for module, _, _ in places]
-    torch._foreach_copy_([a for _, a, _ in places], [each.a for each in sources])
-    _fill_b([b_t for _, _, b_t in places], sources)
+    matrices = list(slab_matrices(slab, layout))
+    sources = [weights.matrices[module] for module, _, _ in matrices]
+    torch._foreach_copy_([a for _, a, _ in matrices], [each.a for each in sources])
+    _fill_b([b_t for _, _, b_t in matrices], sources)
     if not all_finite(slab):
-        raise AdapterRejected(
-            weights.name, ErrorCode.ADAPTER_NOT_FINITE, _overflows(slab, sites, layout)
-        )
+        raise AdapterRejected(weights.name, ErrorCode.ADAPTER_NOT_FINITE, _overflows(slab, layout))
 
 
 def _fill_b(places: list[torch.Tensor], sources: Sequence[LoraMatrices]) -> None:
@@ -135,15 +175,15 @@ def _is_exact(scale: float) -> bool:
 
 
 def slab_matrices(
-    slab: torch.Tensor, sites: Sequence[LoraSite], layout: SlabLayout
+    slab: torch.Tensor, layout: SlabLayout
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """Each targeted module with views of its A [r, in] and its scaled B^T [r, out]."""
-    for site, weights in zip(sites, slab_sites(slab, sites, layout), strict=True):
-        if weights is None:
-            continue
-        modules = {target.out_start: target.module for target in site.targets}
-        for target in weights.targets:
-            yield modules[target.columns.start], weights.a_t[:, target.ranks].T, target.b_t
+    pieces = layout.pieces.unflatten(slab)
+    for place in layout.places:
+        a = pieces[place.a_piece]
+        if place.a_columns is not None:
+            a = a[:, place.a_columns].T
+        yield place.module, a, pieces[place.b_piece]
 
 
 def slab_sites(
@@ -180,10 +220,10 @@ def _targets(
             rank_start += rank
 
 
-def _overflows(slab: torch.Tensor, sites: Sequence[LoraSite], layout: SlabLayout) -> list[str]:
+def _overflows(slab: torch.Tensor, layout: SlabLayout) -> list[str]:
     dtype = str(slab.dtype).removeprefix("torch.")
     return [
         f"{module} overflows {dtype} once scaled"
-        for module, a, b_t in slab_matrices(slab, sites, layout)
+        for module, a, b_t in slab_matrices(slab, layout)
         if not (all_finite(a) and all_finite(b_t))
     ]

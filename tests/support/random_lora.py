@@ -66,7 +66,7 @@ def pack(
     """The adapter in a slab of its own. Raises AdapterRejected."""
     layout = layout_of(weights, sites, transposed_a=transposed_a)
     slab = torch.empty(layout.num_elements, dtype=dtype)
-    fill_slab(slab, weights, sites, layout)
+    fill_slab(slab, weights, layout)
     return PackedAdapter(weights.digest, layout, slab)
 
 

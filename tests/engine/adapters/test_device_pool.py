@@ -47,6 +47,8 @@ def blank(digest: str, num_units: int) -> PackedAdapter:
         num_elements=num_elements,
         transposed_a=True,
         shapes=TensorShapes([]),
+        pieces=TensorShapes([]),
+        places=(),
     )
     return PackedAdapter(digest, layout, torch.full((num_elements,), float(hash(digest) % 1000)))
 
@@ -347,7 +349,7 @@ def test_slabs_round_trip_through_the_pool() -> None:
     slot = pool.place(packed)
     assert slot is not None
     assert slot.num_bytes % ALIGNMENT == 0 and slot.num_bytes - packed.num_bytes < ALIGNMENT
-    a_of = {module: a for module, a, _ in slab_matrices(packed.slab, SITES, packed.layout)}
+    a_of = {module: a for module, a, _ in slab_matrices(packed.slab, packed.layout)}
     for site, views in zip(SITES, memory.weights_of(slot.index), strict=True):
         assert views is not None
         for target, view in zip(site.targets, views.targets, strict=True):

@@ -75,7 +75,7 @@ def packed_deltas(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str,
     packed = pack(weights, SITES, dtype=dtype, transposed_a=True)
     return {
         module: b_t.float().t() @ a.float()
-        for module, a, b_t in slab_matrices(packed.slab, SITES, packed.layout)
+        for module, a, b_t in slab_matrices(packed.slab, packed.layout)
     }
 
 

@@ -42,7 +42,7 @@ def test_unpacking_inverts_packing(
     matrices = {m: replace(each, scale=scale) for m, each in weights.matrices.items()}
     weights = replace(weights, matrices=matrices)
     packed = pack(weights, SITES, dtype=dtype, transposed_a=transposed_a)
-    unpacked = {m: (a, b_t) for m, a, b_t in slab_matrices(packed.slab, SITES, packed.layout)}
+    unpacked = {m: (a, b_t) for m, a, b_t in slab_matrices(packed.slab, packed.layout)}
     assert unpacked.keys() == weights.matrices.keys() == {m for m, rank in ranks.items() if rank}
     for module, (a, b_t) in unpacked.items():
         matrices = weights.matrices[module]
@@ -55,7 +55,7 @@ def test_unpacking_inverts_packing(
 def test_matrices_fill_the_slab_without_overlap(ranks: dict[str, int], transposed_a: bool) -> None:
     layout = plan_slab(SITES, ranks, transposed_a=transposed_a)
     slab = torch.zeros(layout.num_elements)
-    for _, a, b_t in slab_matrices(slab, SITES, layout):
+    for _, a, b_t in slab_matrices(slab, layout):
         a += 1
         b_t += 1
     assert torch.equal(slab, torch.ones(layout.num_elements))
