@@ -48,6 +48,10 @@ class BlockAllocator:
         self._num_refs[block] += 1
         return block
 
+    def is_last_reference(self, block: int) -> bool:
+        """Whether one release would free the block."""
+        return self._num_refs[block] == 1
+
     def release(self, block: int) -> None:
         """Give back one reference."""
         assert self._num_refs[block] > 0, f"block {block} released while free"

@@ -6,14 +6,16 @@ arXiv:2401.00588), on two levels, so that a tenant gains nothing by using many a
 is the client's tokens served, weighted; a client that begins to wait is lifted to the least counter
 among those that wait, or, if none does, to that of the last one that did: nobody saves up turns by
 staying away. As long as two clients wait, what they were served differs by a bounded amount,
-whatever each of them sends.
+whatever each of them sends. But to a tenant a little is left of what it saved: requests come in
+bursts, and who was served less for a while would else wait as if the tenant beside it, that never
+stops asking, had been as modest.
 
 Where new clients keep coming, each of them with the least counter, one that was served much would
 wait for ever; with thousands of adapters that is the usual case. So a client that has seen 16
 others admitted goes first once, and those that have are admitted by arrival.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Set
 from heapq import heapify, heappop, heappush
 from itertools import chain
 
@@ -23,6 +25,7 @@ from lorax_serve.ipc.types import AnyAdapterRef, MergedAdapters
 PROMPT_WEIGHT = 1  # of a prompt token that is computed
 OUTPUT_WEIGHT = 2  # of a token that is generated; the paper's ratio
 _MAX_PASSED = 16  # admissions of others, before it is a waiting client's turn
+_MAX_SAVED = 4096  # weighted tokens that a tenant may save up: some requests
 _MAX_REMEMBERED = 512  # clients of a level that do not wait
 
 _Fifo = dict[Sequence, None]
@@ -31,7 +34,8 @@ _Fifo = dict[Sequence, None]
 class _Counters:
     """The clients of one level, named by strings."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_saved: int = 0) -> None:
+        self._max_saved = max_saved
         self._values: dict[str, int] = {}  # the last one served last
         self._last_to_leave: str | None = None
         self._floor = 0  # that one's counter
@@ -52,7 +56,7 @@ class _Counters:
     def arrive(self, client: str, waiting: Iterable[str]) -> None:
         """The client begins to wait, beside those who do already."""
         lowest = min((self[other] for other in waiting), default=self._floor)
-        self._values[client] = max(self._values.pop(client, 0), lowest)
+        self._values[client] = max(self._values.pop(client, 0), lowest - self._max_saved)
         self._waiting_since[client] = self._num_admitted
 
     def leave(self, client: str) -> None:
@@ -89,7 +93,7 @@ class FairQueue:
     """The sequences that wait."""
 
     def __init__(self) -> None:
-        self._tenants = _Counters()
+        self._tenants = _Counters(_MAX_SAVED)
         self._adapters: dict[str, _Counters] = {}  # by tenant
         self._fifos: dict[str, dict[str, _Fifo]] = {}  # by tenant and adapter, none of them empty
         self._resumed: list[Sequence] = []  # preempted ones, by arrival
@@ -105,11 +109,20 @@ class FairQueue:
             for fifo in fifos.values():
                 yield from fifo
 
-    def adapters(self) -> Iterator[AnyAdapterRef]:
-        """Those that sequences wait for; some may come more than once."""
+    @property
+    def tenants(self) -> Set[str]:
+        """Those with a sequence that waits."""
+        return self._fifos.keys() | {sequence.tenant for sequence in self._resumed}
+
+    def was_served_less(self, tenant: str, other: str) -> bool:
+        """By the counters, of which a client that does not wait keeps its own."""
+        return self._tenants[tenant] < self._tenants[other]
+
+    def adapters(self, *, besides: Container[str] = ()) -> Iterator[AnyAdapterRef]:
+        """Those that sequences wait for, but of these tenants; some may come more than once."""
         heads = (next(iter(fifo)) for fifos in self._fifos.values() for fifo in fifos.values())
         for sequence in chain(self._resumed, heads):
-            if sequence.adapter is not None:
+            if sequence.adapter is not None and sequence.tenant not in besides:
                 yield sequence.adapter
 
     def push(self, sequence: Sequence) -> None:
@@ -135,6 +148,16 @@ class FairQueue:
         self._resumed.sort(key=lambda each: each.arrival)
         self._num_waiting += 1
 
+    def made_room(self, sequence: Sequence) -> None:
+        """A sequence gave its place to another tenant's: it waits for its tenant's next turn, and
+        goes before those of the tenant that have not run yet."""
+        self.push(sequence)
+        tenant, adapter = _client(sequence)
+        fifo = self._fifos[tenant][adapter]
+        by_arrival = sorted(fifo, key=lambda each: each.arrival)
+        fifo.clear()
+        fifo.update(dict.fromkeys(by_arrival))
+
     def remove(self, sequence: Sequence) -> None:
         """The sequence runs, or has ended."""
         self._num_waiting -= 1
@@ -152,7 +175,8 @@ class FairQueue:
             self._tenants.leave(tenant)
 
     def admitted(self, sequence: Sequence, num_prompt_tokens: int) -> None:
-        """The sequence, removed already, begins to run: so much of its prompt is computed."""
+        """The sequence, removed already, runs: so much of its prompt is computed, if for the first
+        time."""
         tenant, adapter = _client(sequence)
         self._tenants.admitted(tenant)
         self._adapters[tenant].admitted(adapter)
@@ -202,8 +226,11 @@ class FairQueue:
         return entries
 
     def _adapter_entry(self, tenant: str, adapter: str, fifo: _Fifo) -> "_AdapterEntry":
-        oldest = next(iter(fifo)).arrival
-        return self._adapters[tenant].turn(adapter, oldest), adapter, fifo
+        oldest = next(iter(fifo))
+        turn = self._adapters[tenant].turn(adapter, oldest.arrival)
+        if oldest.first_scheduled_time is not None:
+            turn = (False, oldest.arrival, oldest.arrival)
+        return turn, adapter, fifo
 
 
 _Turn = tuple[bool, int, int]

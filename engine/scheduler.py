@@ -6,7 +6,9 @@ sequences come first, those with a single token to compute (decodes) before long
 chunks), then waiting ones are admitted: preempted ones first, then in the order of the fair queue.
 A waiting sequence whose adapter is not on the device steps aside and others pass it; the exchange
 sees to it that it is not passed for ever. When KV blocks run out, the youngest running sequence is
-preempted: it gives everything back and is computed again later, mostly from the prefix cache.
+preempted: it gives everything back and is computed again later, mostly from the prefix cache. One
+of a tenant that holds more than its share of the places is parked, with its blocks, when one of a
+tenant that holds less can run in its place (`place_shares.py`).
 
 A step may be planned while the one before it still runs. A sequence that samples there has a
 pending token, which counts like any other but for its id. Its blocks may be given back as soon as
@@ -19,6 +21,8 @@ from dataclasses import dataclass
 from lorax_serve.engine.adapter_source import AdapterSource
 from lorax_serve.engine.errors import RequestError
 from lorax_serve.engine.fair_queue import FairQueue
+from lorax_serve.engine.place_shares import giver_for
+from lorax_serve.engine.places import Places
 from lorax_serve.engine.sequence import Sequence, SequenceId, SequenceStatus
 from lorax_serve.engine.sequence_blocks import SequenceBlocks
 from lorax_serve.engine.step import ScheduledSequence, Step
@@ -29,6 +33,8 @@ _NUM_STAGED = 16
 # Waiting sequences that are asked for one after another, before only those are that may be settled
 # at once: with thousands of adapters, each of them alike, most of the others are far from a place.
 _NUM_CONSIDERED = 64
+# Sequences that give their places to other tenants' in one step.
+_MAX_PARKED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +64,10 @@ class Scheduler:
     ) -> None:
         self._blocks = blocks
         self._adapters = adapters
-        self._max_num_sequences = max_num_sequences
         self._max_batch_tokens = max_batch_tokens
         self._sequences: dict[SequenceId, Sequence] = {}
         self._waiting = FairQueue()
-        self._running: list[Sequence] = []  # by arrival
+        self._places = Places(blocks, adapters.release, max_num_sequences=max_num_sequences)
         self._num_changes = 0  # of who waits and what is free
         self._at_rest: tuple[int, int] | None = None  # nobody can be admitted while this holds
 
@@ -72,7 +77,7 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
-        return len(self._running)
+        return len(self._places.running)
 
     def __contains__(self, sequence_id: SequenceId) -> bool:
         return sequence_id in self._sequences
@@ -92,9 +97,9 @@ class Scheduler:
             return False
         self._num_changes += 1
         if sequence.status is SequenceStatus.RUNNING:
-            self._running.remove(sequence)
-            self._give_back(sequence)
+            self._places.stop(sequence)
         else:
+            self._places.give_back(sequence)
             self._waiting.remove(sequence)
             self._lose_interest(sequence.adapter)
         sequence.status = SequenceStatus.FINISHED
@@ -109,14 +114,13 @@ class Scheduler:
 
     def schedule(self) -> Schedule:
         """Plan one step. Blocks are allocated and adapters pinned for it; the plan may be empty."""
-        num_running = len(self._running)
+        num_running = len(self._places.running)
         chunks = self._schedule_running()
         rejections: list[Rejection] = []
-        num_ending = sum(sequence.ends_with_pending for sequence in self._running)
+        num_ending = sum(sequence.ends_with_pending for sequence in self._places.running)
         if len(chunks) + num_ending == num_running:  # nobody preempted, nobody out of budget
-            budget = self._max_batch_tokens - sum(chunks.values())
-            rejections = self._admit_if_possible(chunks, budget)
-        items = [self._item(sequence, num_tokens) for sequence, num_tokens in chunks.items()]
+            rejections = self._admit_if_possible(chunks)
+        items = [ScheduledSequence.next_of(each, chunk) for each, chunk in chunks.items()]
         items.sort(key=lambda item: (item.num_tokens > 1, item.adapter_slot))
         return Schedule(Step(tuple(items)), tuple(rejections))
 
@@ -138,6 +142,7 @@ class Scheduler:
             item.sequence.num_pending -= item.samples
             if item.sequence.status is SequenceStatus.RUNNING:
                 self._blocks.register_computed(item.sequence)
+            if not item.sequence.is_finished:
                 self._waiting.generated(item.sequence, int(item.samples))
 
     def check_integrity(self) -> None:
@@ -152,15 +157,15 @@ class Scheduler:
         """Tokens for each running sequence the budget reaches, preempting when blocks are short."""
         chunks: dict[Sequence, int] = {}
         budget = self._max_batch_tokens
-        decodes_first = sorted(self._running, key=lambda s: s.num_tokens - s.num_computed > 1)
-        for sequence in decodes_first:
+        running = self._places.running
+        for sequence in sorted(running, key=lambda s: s.num_tokens - s.num_computed > 1):
             if sequence.status is not SequenceStatus.RUNNING or sequence.ends_with_pending:
                 continue  # preempted for an earlier one, or done but for its last token
             num_tokens = min(sequence.num_tokens - sequence.num_computed, budget)
             if num_tokens == 0:
                 break
-            while not self._blocks.grow(sequence, sequence.num_computed + num_tokens):
-                victim = self._running[-1]
+            while not self._places.grow(sequence, sequence.num_computed + num_tokens):
+                victim = running[-1]
                 budget += chunks.pop(victim, 0)
                 self._preempt(victim)
                 if victim is sequence:
@@ -172,65 +177,90 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self._num_changes += 1
-        self._running.remove(sequence)
-        self._give_back(sequence)
-        sequence.status = SequenceStatus.WAITING
+        self._places.stop(sequence)
         self._waiting.put_back(sequence)
-
-    def _give_back(self, sequence: Sequence) -> None:
-        self._blocks.free(sequence)
-        if sequence.slot is not None:
-            self._adapters.release(sequence.slot)
-            sequence.slot = None
 
     # -- waiting sequences
 
-    def _admit_if_possible(self, chunks: dict[Sequence, int], budget: int) -> list[Rejection]:
+    def _admit_if_possible(self, chunks: dict[Sequence, int]) -> list[Rejection]:
         """Leave those that wait alone while nothing has changed for them since the last time."""
         before = self._changes
-        if self._running and before == self._at_rest:
+        if self._places.running and before == self._at_rest:
             return []
-        rejections = self._admit(chunks, budget)
-        self._at_rest = self._changes if self._changes == before and budget > 0 else None
+        budget = self._max_batch_tokens - sum(chunks.values())
+        # Whether these give places changes with what they were served.
+        above = self._places.shares.above_share(self._waiting.tenants)
+        rejections = self._admit(chunks, budget, above)
+        is_at_rest = self._changes == before and budget > 0 and not above
+        self._at_rest = before if is_at_rest else None
         return rejections
 
     @property
     def _changes(self) -> tuple[int, int]:
         return self._num_changes, self._adapters.num_changes
 
-    def _admit(self, chunks: dict[Sequence, int], budget: int) -> list[Rejection]:
+    def _admit(
+        self, chunks: dict[Sequence, int], budget: int, above: frozenset[str]
+    ) -> list[Rejection]:
         """Move waiting sequences into `chunks` while budget, places and blocks last.
 
-        The adapters of the first ones that have to wait are brought nearer meanwhile.
+        The adapters of the first ones that have to wait are brought nearer meanwhile. `above` are
+        the tenants above their share.
         """
         rejections: list[Rejection] = []
         upcoming: dict[AnyAdapterRef, None] = {}
-        has_room = budget > 0 and len(self._running) < self._max_num_sequences
-        self._adapters.expect(self._waiting.adapters() if has_room else ())
+        parked: list[Sequence] = []
+        has_room = budget > 0 and self._places.num_free > 0
+        may_run = has_room or bool(above)
+        self._adapters.expect(self._waiting.adapters(besides=above) if may_run else ())
+        givers = self._places.shares.givers(chunks) if above else []
         for sequence in self._waiting.candidates():
-            has_room = has_room and budget > 0 and len(self._running) < self._max_num_sequences
+            has_room = has_room and budget > 0 and self._places.num_free > 0
             if not has_room and len(upcoming) >= _NUM_STAGED:
                 break
+            giver = giver_for(sequence.tenant, givers, self._waiting.was_served_less)
             ref = sequence.adapter
             if len(upcoming) >= _NUM_CONSIDERED and not self._is_settled(ref):
                 continue
+            may_run = (has_room or giver is not None) and ref not in upcoming
             try:
-                admissible = has_room and ref not in upcoming and self._pin_adapter(sequence)
+                admissible = may_run and self._pin_adapter(sequence)
             except RequestError as error:
                 rejections.append(Rejection(sequence, error))
                 self.remove(sequence.id)
                 continue
             if admissible:
-                num_tokens = self._place(sequence, budget)
+                num_tokens = self._places.begin(sequence, budget) if has_room else 0
+                if num_tokens == 0 and giver is not None:
+                    num_tokens = self._places.begin(sequence, budget, giver, chunks[giver])
+                    if num_tokens:
+                        parked.append(giver)
+                        budget += chunks.pop(giver)
+                        may_go_on = len(parked) < _MAX_PARKED
+                        givers = self._places.shares.givers(chunks) if may_go_on else []
                 if num_tokens:
+                    self._began(sequence)
                     chunks[sequence] = num_tokens
                     budget -= num_tokens
                     continue
+                self._places.unpin_adapter(sequence)
                 has_room = False  # blocks are short; passing it by would starve long prompts
             if ref is not None:
                 upcoming[ref] = None
+        for giver in parked:  # not before, or one would be offered the place that it gave
+            self._waiting.made_room(giver)
         self._adapters.stage(list(upcoming)[:_NUM_STAGED])
         return rejections
+
+    def _began(self, sequence: Sequence) -> None:
+        self._num_changes += 1
+        self._waiting.remove(sequence)
+        if sequence.first_scheduled_time is not None:
+            self._waiting.admitted(sequence, 0)
+            return
+        sequence.first_scheduled_time = time.monotonic()
+        sequence.num_cached_tokens = sequence.num_computed
+        self._waiting.admitted(sequence, sequence.num_prompt_tokens - sequence.num_computed)
 
     def _pin_adapter(self, sequence: Sequence) -> bool:
         """Pin the sequence's adapter if it is on the device. Raises RequestError."""
@@ -240,7 +270,7 @@ class Scheduler:
         if sequence.adapter is None:
             return True
         # Where nothing else runs, nobody is kept waiting by a step that waits for a copy.
-        slot = self._adapters.acquire(sequence.adapter, even_arriving=not self._running)
+        slot = self._adapters.acquire(sequence.adapter, even_arriving=not self._places.running)
         if slot is None:
             return False
         if sequence.adapter_digest not in (None, slot.digest):
@@ -252,30 +282,6 @@ class Scheduler:
         sequence.slot, sequence.adapter_digest = slot, slot.digest
         return True
 
-    def _place(self, sequence: Sequence, budget: int) -> int:
-        """Start running: adopt the cached prefix and get blocks for a first chunk; 0 if short."""
-        self._blocks.adopt_prefix(sequence)
-        num_cached = sequence.num_computed
-        num_tokens = min(sequence.num_tokens - num_cached, budget)
-        # One spare block for each running sequence, or the newcomer would preempt at once.
-        num_needed = self._blocks.num_missing(sequence, num_cached + num_tokens)
-        if num_needed + len(self._running) > self._blocks.allocator.num_free and self._running:
-            self._give_back(sequence)
-            return 0
-        if not self._blocks.grow(sequence, num_cached + num_tokens):
-            assert self._running, "a lone sequence fits: requests are bounded by the cache"
-            self._give_back(sequence)
-            return 0
-        self._num_changes += 1
-        self._waiting.remove(sequence)
-        _insert_by_arrival(self._running, sequence)
-        sequence.status = SequenceStatus.RUNNING
-        if sequence.first_scheduled_time is None:
-            sequence.first_scheduled_time = time.monotonic()
-            sequence.num_cached_tokens = num_cached
-            self._waiting.admitted(sequence, sequence.num_prompt_tokens - num_cached)
-        return num_tokens
-
     def _is_settled(self, ref: AnyAdapterRef | None) -> bool:
         return ref is None or self._adapters.is_settled(ref)
 
@@ -283,23 +289,3 @@ class Scheduler:
         """Stop loading an adapter that nobody waits for any more."""
         if ref is not None and all(sequence.adapter != ref for sequence in self._waiting):
             self._adapters.cancel(ref)
-
-    @staticmethod
-    def _item(sequence: Sequence, num_tokens: int) -> ScheduledSequence:
-        start = sequence.num_computed
-        return ScheduledSequence(
-            sequence=sequence,
-            start=start,
-            token_ids=sequence.tokens(start, start + num_tokens),
-            block_table=tuple(sequence.block_table),
-            adapter_slot=sequence.adapter_slot,
-            samples=start + num_tokens == sequence.num_tokens,
-        )
-
-
-def _insert_by_arrival(sequences: list[Sequence], sequence: Sequence) -> None:
-    """Keep the list ordered; the newest arrival, the usual case, costs one comparison."""
-    index = len(sequences)
-    while index > 0 and sequences[index - 1].arrival > sequence.arrival:
-        index -= 1
-    sequences.insert(index, sequence)

@@ -21,7 +21,7 @@ PENDING_TOKEN = -1  # stands for a token that is sampled on the device but not k
 
 
 class SequenceStatus(enum.Enum):
-    WAITING = "waiting"  # owns no blocks and pins no adapter
+    WAITING = "waiting"  # pins no adapter, and owns no blocks unless it is parked
     RUNNING = "running"
     FINISHED = "finished"
 
@@ -61,6 +61,7 @@ class Sequence:
     adapter_digest: str | None = None  # of the weights it first ran on
     num_cached_tokens: int = 0  # found in the prefix cache at first admission
     first_scheduled_time: float | None = None
+    stays_until: int = 0  # so many output tokens: before, it gives its place to nobody
 
     @property
     def is_finished(self) -> bool:

@@ -17,6 +17,10 @@ class SequenceBlocks:
         """Blocks to add so that positions 0..num_tokens-1 have a place."""
         return -(-num_tokens // self.block_size) - len(sequence.block_table)
 
+    def num_own(self, sequence: Sequence) -> int:
+        """Blocks that would be free without the sequence."""
+        return sum(self.allocator.is_last_reference(block) for block in sequence.block_table)
+
     def grow(self, sequence: Sequence, num_tokens: int) -> bool:
         """Cover `num_tokens` positions; False, with nothing changed, when blocks are short."""
         num_missing = self.num_missing(sequence, num_tokens)

@@ -23,6 +23,19 @@ class ScheduledSequence:
     adapter_slot: int  # kernels.lora.BASE_SLOT for the base model
     samples: bool  # the last of these tokens is the newest known one: pick its successor
 
+    @classmethod
+    def next_of(cls, sequence: Sequence, num_tokens: int) -> "ScheduledSequence":
+        """The first `num_tokens` of the sequence that are not computed yet."""
+        start = sequence.num_computed
+        return cls(
+            sequence=sequence,
+            start=start,
+            token_ids=sequence.tokens(start, start + num_tokens),
+            block_table=tuple(sequence.block_table),
+            adapter_slot=sequence.adapter_slot,
+            samples=start + num_tokens == sequence.num_tokens,
+        )
+
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids)

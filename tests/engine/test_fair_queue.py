@@ -104,7 +104,8 @@ def test_a_popular_adapter_does_not_starve_another_of_the_same_tenant() -> None:
     assert "rare" in [_name(admit(queue)) for _ in range(3)]
 
 
-def test_staying_away_saves_nothing_up() -> None:
+def test_staying_away_saves_up_a_little_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fair_queue, "_MAX_SAVED", 40)
     queue, arrive = FairQueue(), Arrivals()
     for _ in range(100):
         queue.push(arrive("busy"))
@@ -112,7 +113,20 @@ def test_staying_away_saves_nothing_up() -> None:
         admit(queue)
     for _ in range(50):
         queue.push(arrive("late"))
-    served = [admit(queue).tenant for _ in range(20)]
+    served = [admit(queue).tenant for _ in range(24)]
+    assert served[:4] == ["late"] * 4  # 40 tokens
+    assert 13 <= served.count("late") <= 15
+
+
+def test_an_adapter_saves_nothing_up() -> None:
+    queue, arrive = FairQueue(), Arrivals()
+    for _ in range(100):
+        queue.push(arrive(adapter="busy"))
+    for _ in range(50):
+        admit(queue)
+    for _ in range(50):
+        queue.push(arrive(adapter="late"))
+    served = [_name(admit(queue)) for _ in range(20)]
     assert 9 <= served.count("late") <= 11
 
 
@@ -179,6 +193,27 @@ def test_the_preempted_go_first_and_are_charged_once() -> None:
     for sequence in (old, young, sequences[2], newcomer):
         queue.remove(sequence)
     assert len(queue) == 0
+
+
+def test_one_that_made_room_goes_before_newer_ones_of_its_tenant_alone() -> None:
+    queue, arrive = FairQueue(), Arrivals()
+    first, second = arrive("busy", "x"), arrive("busy", "x")
+    newer, newest = arrive("busy", "x"), arrive("busy", "y")
+    for sequence in (first, second):
+        queue.push(sequence)
+        admit(queue)
+        sequence.first_scheduled_time = 0.0
+        queue.generated(sequence, 5000)
+    for sequence in (newer, newest, second, first):
+        if sequence.first_scheduled_time is None:
+            queue.push(sequence)
+        else:
+            queue.made_room(sequence)
+    quiet = arrive("quiet")
+    queue.push(quiet)
+    assert queue.was_served_less("quiet", "busy") and not queue.was_served_less("busy", "quiet")
+    assert queue.tenants == {"busy", "quiet"}
+    assert [admit(queue) for _ in range(5)] == [quiet, first, second, newest, newer]
 
 
 @settings(derandomize=True, max_examples=100, deadline=None)
