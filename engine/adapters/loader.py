@@ -27,7 +27,8 @@ from lorax_serve.kernels.lora import LoraSite
 
 log = structlog.get_logger(__name__)
 
-# Adapters that are read or being read, for each thread: one at work, one waiting for room.
+# Adapters in hand for each thread: one at work, and one that waits for room or, if it is needed
+# soon, for the thread, which would else have nothing to do until the loop's next poll.
 _STAGED_PER_THREAD = 2
 _MAX_LAYOUTS = 64  # remembered, of adapters of different ranks
 
@@ -58,7 +59,7 @@ class FailedLoad:
 
 
 class AdapterLoader:
-    """Runs at most `max_loading` loads at a time, in the order somebody else prefers."""
+    """Works on at most `max_loading` loads at a time, in the order somebody else prefers."""
 
     def __init__(
         self,
@@ -203,12 +204,12 @@ class AdapterLoader:
         if num_others >= _STAGED_PER_THREAD * self._max_loading:
             return None
         num_at_work = len(self._reading) + len(self._packing) - num_pruning
-        may_prune, may_read = num_pruning == 0, num_at_work < self._max_loading
 
-        def may_start(ref: AnyAdapterRef) -> bool:
-            return ref in self._queued and (may_prune if _prunes(ref) else may_read)
+        def may_start(ref: AnyAdapterRef, *, is_next: bool = False) -> bool:
+            has_thread = is_next or num_at_work < self._max_loading
+            return ref in self._queued and (num_pruning == 0 if _prunes(ref) else has_thread)
 
-        preferred = next(filter(may_start, self._preferred), None)
+        preferred = next((r for r in self._preferred if may_start(r, is_next=True)), None)
         # What is far back in the queue must not fill the host before those ahead of it have left.
         if preferred is not None or self._store.pinned_bytes > self._store.capacity_bytes // 2:
             return preferred

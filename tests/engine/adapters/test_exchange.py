@@ -462,6 +462,23 @@ def leave(
         exchange.cancel(item[1])
 
 
+def test_a_thread_goes_on_with_what_is_needed_next_before_the_loop_polls(
+    folders: Path, reader: GatedReader
+) -> None:
+    bench = Bench(capacity_bytes=1 << 20, max_loading=1)
+    refs = [adapter_ref(folders / name) for name in NAMES]
+    for ref in refs:
+        bench.exchange.prefetch(ref)
+    bench.exchange.stage(refs[2:5])
+    bench.exchange.poll()
+    reader.gate.set()
+    for _ in range(2):
+        assert reader.started.acquire(timeout=PATIENCE_SECONDS)
+    assert not reader.started.acquire(timeout=0.2), "more is read than is in hand"
+    assert reader.counts == {"a": 1, "c": 1}
+    bench.exchange.close()
+
+
 def test_closing_waits_for_what_is_being_read(folders: Path, reader: GatedReader) -> None:
     bench = Bench(capacity_bytes=1 << 20, max_loading=1)
     for name in NAMES:
