@@ -5,10 +5,11 @@
     zipf       closed loop over adapters that fit neither tier; every output against a solo run
     churn      never-seen adapters at a fixed rate beside a steady background decode
     neighbour  one tenant at ten times its share, twenty quiet ones; and the quiet ones alone
+    waiting    planning a step while requests wait for thousands of adapters
 
 Prints one JSON line a case. Ratios are of two measurements of the same run.
 
-    .venv/bin/python scripts/bench_exchange.py [--cases policy,zipf,churn,neighbour] [--scale 0.1]
+    .venv/bin/python scripts/bench_exchange.py [--cases policy,zipf,churn,...] [--scale 0.1]
 """
 
 import argparse
@@ -18,12 +19,13 @@ import torch
 from exchange_cases.churn import churn
 from exchange_cases.neighbour import neighbour
 from exchange_cases.policy import policy
+from exchange_cases.waiting import waiting
 from exchange_cases.zipf import zipf
 
 from lorax_serve.engine.interpreter import prepare_interpreter
 from lorax_serve.engine.logging import configure_logging
 
-CASES = {"policy": policy, "zipf": zipf, "churn": churn, "neighbour": neighbour}
+CASES = {"policy": policy, "zipf": zipf, "churn": churn, "neighbour": neighbour, "waiting": waiting}
 
 
 def main() -> int:
