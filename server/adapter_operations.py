@@ -174,7 +174,7 @@ class AdapterOperations:
             raise _taken(name, "the base model's")
         if self._resolver.aliases.get(name) is not None:
             if not replaces:
-                raise _taken(name, "loaded already; unload it first or set `load_inplace`,")
+                raise _taken(name, "loaded already; unload it first or set `load_inplace`")
             return
         try:
             self._local.resolve(name)

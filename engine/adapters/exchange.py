@@ -160,8 +160,9 @@ class AdapterExchange:
                 continue
             self.know(load.ref, load.digest)
             if load.slab is not None:
-                self.counts.num_loads += 1
-                self.tallies.loaded(load.digest, load.slab.packed.layout, load.seconds)
+                if load.is_new:
+                    self.counts.num_loads += 1
+                    self.tallies.loaded(load.digest, load.slab.packed.layout, load.seconds)
                 self._pins.take_over(load.ref, load.slab)
 
     def acquire(self, ref: AnyAdapterRef, *, even_arriving: bool = False) -> AdapterSlot | None:

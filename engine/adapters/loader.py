@@ -44,12 +44,16 @@ class ReadAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A load that has ended well. The slab is pinned, once; None: it is on the device already."""
+    """A load that has ended well. The slab is pinned, once; None: it is on the device already.
+
+    `is_new`: the slab was packed for it; otherwise equal bytes were on the host.
+    """
 
     ref: AnyAdapterRef
     digest: str
     slab: HostSlab | None
     seconds: float  # on threads
+    is_new: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,7 @@ class AdapterLoader:
         if not is_wanted:
             self._store.unpin(slab)
             return []
-        return [Load(ref, slab.digest, slab, outcome)]
+        return [Load(ref, slab.digest, slab, outcome, is_new=True)]
 
     def _pack_waiting(self) -> list[Load | FailedLoad]:
         """Reserve room for what has been read, and pack it there, unless equal bytes are here."""
@@ -177,7 +181,7 @@ class AdapterLoader:
                 self._store.pin(slab)
             if slab is not None or self._is_on_device(digest):
                 del self._waiting[ref]
-                ended.append(Load(ref, digest, slab, adapter.seconds))
+                ended.append(Load(ref, digest, slab, adapter.seconds, is_new=False))
                 continue
             slab = self._store.reserve(digest, adapter.layout, read_seconds=adapter.seconds)
             if slab is None:

@@ -9,6 +9,7 @@ refused, because dropping it would silently change the answer; any other is repo
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Generic, TypeVar
 
 import msgspec
@@ -98,7 +99,8 @@ class ObjectShape(Generic[S]):
     """How one JSON object is read: its struct, and what to do with every other field.
 
     `unserved` maps a name to the values that ask for nothing; fields named in `large` may exceed
-    MAX_FIELD_BYTES; `path` ("parameters.") prefixes names in messages.
+    MAX_FIELD_BYTES; `meant` says of fields that clients take for others what to write instead;
+    `path` ("parameters.") prefixes names in messages.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class ObjectShape(Generic[S]):
         unserved: Mapping[str, tuple[object, ...]],
         tolerated: Iterable[str] = (),
         large: Iterable[str] = (),
+        meant: Mapping[str, str] = MappingProxyType({}),
         path: str = "",
     ) -> None:
         self._struct = struct
@@ -115,6 +118,7 @@ class ObjectShape(Generic[S]):
         self._unserved = dict(unserved)
         self._tolerated = frozenset(tolerated)
         self._large = frozenset(large)
+        self._meant = dict(meant)
         self._path = path
         self._constraints = sorted(self._served.intersection(CONSTRAINT_FIELDS))
         self._recognised = self._served | self._unserved.keys() | self._tolerated
@@ -164,8 +168,12 @@ class ObjectShape(Generic[S]):
         raise unsupported(self._path + name)
 
     def _name_of_unknown(self, name: str) -> str:
-        """The name, shortened for show. Raises ServeError when it resembles a constraint."""
+        """The name, shortened for show. Raises ServeError when it resembles a constraint, or is
+        known to be meant for another field.
+        """
         shown = self._path + name[:SHOWN_NAME_LENGTH]
+        if name in self._meant:
+            raise unsupported(shown, f"write `{self._meant[name]}`")
         if not (_alike(name, CONSTRAINT_FIELDS) or CONSTRAINT_NAME.search(name)):
             return shown
         meant = _alike(name, self._constraints)

@@ -77,10 +77,21 @@ UNSERVED: dict[str, tuple[object, ...]] = {
     "stop_token_ids": ([],),
 }
 
-BODY = ObjectShape(Body, unserved=UNSERVED, large=("inputs",))
+# Left out, these would give another model's answer, or one without end.
+_WHOSE = ("adapter_id", "adapter_source", "api_token")
+_LENGTHS = ("max_tokens", "max_completion_tokens")
+
+BODY = ObjectShape(
+    Body,
+    unserved=UNSERVED,
+    large=("inputs",),
+    meant={name: f"parameters.{name}" for name in (*_WHOSE, "max_new_tokens")}
+    | dict.fromkeys(_LENGTHS, "parameters.max_new_tokens"),
+)
 PARAMETERS = ObjectShape(
     Parameters,
     unserved=UNSERVED,
+    meant=dict.fromkeys(_LENGTHS, "parameters.max_new_tokens"),
     path="parameters.",
 )
 

@@ -1,5 +1,6 @@
 """Operators' commands on the real engine, over real files; only the link is fake."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -193,6 +194,16 @@ def test_requests_go_on_while_an_adapter_loads(engine: LocalEngine, root: Path) 
     send(engine, AdapterAction.LOAD, root / "a", "loading")
     results = engine.generate(greedy("base", PROMPT, num_tokens=4))
     assert len(results["base"].token_ids) == 4
+
+
+def test_the_same_bytes_under_another_name_are_not_loaded_again(
+    engine: LocalEngine, root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(root / "a", tmp_path / "copy")
+    for folder in (root / "a", tmp_path / "copy"):
+        assert isinstance(ask(engine, AdapterAction.LOAD, folder), AdapterReply)
+    found = state(engine, tmp_path / "copy")
+    assert found == state(engine, root / "a") and found.num_loads == 1
 
 
 def test_a_report_of_thousands_comes_in_pieces_beside_a_request(

@@ -145,5 +145,5 @@ def test_a_merge_that_cannot_be_fails_its_requests_alone(
     assert "'b,wide'" in failure.message
     assert "needs rank 25" in failure.message
     failure = got["a part spoilt"].failure
-    assert failure.code is ErrorCode.ADAPTER_CORRUPT
+    assert failure.code is ErrorCode.ADAPTER_NOT_FINITE
     assert "'spoilt'" in failure.message

@@ -1,9 +1,12 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from lorax.types import Parameters as LoraxParameters
 
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.errors import ServeError
 from lorax_serve.server.request import MAX_SEED, GenerationRequest, JsonObject
 from lorax_serve.server.schema.native import PARAMETERS, generation_request, parse_body
 
@@ -92,6 +95,24 @@ def test_the_clients_defaults_change_nothing() -> None:
     sent = LoraxParameters().model_dump(by_alias=True)
     plain, filled = asked(seed=1), asked(**sent | {"seed": 1})
     assert filled == plain
+
+
+@pytest.mark.parametrize(
+    ("body", "instead"),
+    [
+        ({"adapter_id": "a"}, "parameters.adapter_id"),
+        ({"adapter_source": "hub"}, "parameters.adapter_source"),
+        ({"api_token": "t"}, "parameters.api_token"),
+        ({"max_new_tokens": 5}, "parameters.max_new_tokens"),
+        ({"parameters": {"max_tokens": 5}}, "parameters.max_new_tokens"),
+        ({"parameters": {"max_completion_tokens": 5}}, "parameters.max_new_tokens"),
+    ],
+)
+def test_fields_in_the_wrong_place_are_not_left_out(body: dict[str, Any], instead: str) -> None:
+    with pytest.raises(ServeError, match=f"write `{instead}`") as refused:
+        parse_body(msgspec.json.encode({"inputs": "a", **body}))
+    assert refused.value.code is ErrorCode.UNSUPPORTED_PARAMETER
+    parse_body(msgspec.json.encode({"inputs": "a", "adapter_id": None}))
 
 
 def test_ignored_names_of_both_levels() -> None:
