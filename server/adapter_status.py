@@ -40,6 +40,7 @@ class AdapterStatuses:
         self._metrics = metrics
         self._clock = clock
         self._report: AdapterReport | None = None
+        self._labels: dict[str, str] = {}  # in metrics, by digest, as of the last report
         self._reported_at = 0.0
         self._asking = asyncio.Lock()
 
@@ -77,12 +78,21 @@ class AdapterStatuses:
     async def _fresh_report(self) -> AdapterReport:
         report = await self._engine.command(AdapterAction.REPORT)
         assert report is not None, "the engine answers a REPORT with a report"
-        labels: dict[str, str] = {}  # of several names for the same bytes the first counts
-        for record in sorted(self._records, key=lambda record: record.label):
-            labels.setdefault(record.revision, record.label)
+        labels: dict[str, list[str]] = {}
+        for record in self._records:
+            labels.setdefault(record.revision, []).append(record.label)
+        before, self._labels = self._labels, {}
 
         def label_of(state: AdapterState) -> str | None:
-            return next((labels[r] for r in state.revisions if r in labels), None)
+            """Of several names for the same bytes the one that counted before, or their counters
+            would take turns.
+            """
+            names = [label for revision in state.revisions for label in labels.get(revision, ())]
+            if not names:
+                return None
+            known = before.get(state.digest)
+            self._labels[state.digest] = known if known in names else min(names)
+            return self._labels[state.digest]
 
         self._metrics.reported(report, label_of)
         self._report, self._reported_at = report, self._clock()

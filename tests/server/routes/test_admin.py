@@ -295,6 +295,26 @@ async def test_status_joins_records_and_tiers(desk: Desk) -> None:
     assert others["team/ops"]["last_use_seconds"] is None
 
 
+async def test_another_name_of_the_same_bytes_does_not_take_the_counters_over(desk: Desk) -> None:
+    async def loads_shown(num_loads: int) -> set[str]:
+        desk.engine.report = AdapterReport(
+            [AdapterState("d", revisions, 16, 100, 90, False, num_loads, 0.25, 0, 0)],
+            TierUse(1000, 100),
+            TierUse(2000, 90),
+        )
+        await desk.status()
+        text = await (await desk.client.get("/metrics")).text()
+        return {line for line in text.splitlines() if line.startswith("lorax_adapter_loads_total")}
+
+    assert (await desk.say("team/ops"))[0] == 200
+    ref = desk.engine.requests[-1].adapter
+    assert ref is not None
+    revisions = (ref.revision,)
+    assert await loads_shown(1) == {'lorax_adapter_loads_total{adapter="team/ops"} 1.0'}
+    await desk.load("aaa", "team/ops")
+    assert await loads_shown(2) == {'lorax_adapter_loads_total{adapter="team/ops"} 2.0'}
+
+
 async def test_random_operations_leave_exactly_what_is_expected(desk: Desk) -> None:
     """Against a model of the rules that is three lines of sets."""
     chance = random.Random(7)
