@@ -4,9 +4,10 @@ Reads one AdapterCheck on standard input, and of the model its config.json. Only
 carries a full copy of a tensor of the model has that one tensor read too.
 """
 
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,8 @@ from lorax_serve.ipc.adapter_check import AdapterCheck
 from lorax_serve.ipc.types import AdapterRef
 from lorax_serve.kernels.lora import LoraSite
 
+_LAYER = re.compile(r"\.\d+\.")
+
 EXIT_SERVABLE = 0
 EXIT_REFUSED = 1
 EXIT_NO_MODEL = 2
@@ -34,8 +37,7 @@ def main() -> int:
     try:
         lines = describe(check)
     except AdapterRejected as rejected:
-        reasons = (f"  - {reason}" for reason in rejected.reasons)
-        _say((f"{check.path} cannot be served:", *reasons))
+        _say((f"{check.path} cannot be served:", *_by_kind(rejected.reasons)))
         return EXIT_REFUSED
     except ModelRefused as refused:
         sys.stderr.write(f"lorax-serve: {refused}\n")
@@ -96,6 +98,15 @@ def _targets(weights: LoraWeights, sites: Iterable[LoraSite]) -> str:
         for kind, total in there.items()
         if here[kind]
     )
+
+
+def _by_kind(reasons: Iterable[str]) -> Iterator[str]:
+    """A line for each reason, those that differ in the layer alone in one."""
+    kinds: dict[str, list[str]] = {}
+    for reason in reasons:
+        kinds.setdefault(_LAYER.sub(".*.", reason, count=1), []).append(reason)
+    for kind, alike in kinds.items():
+        yield f"  - {alike[0]}" if len(alike) == 1 else f"  - {kind} ({len(alike)} layers)"
 
 
 def _say(lines: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lorax_serve.engine.adapters.config import AdapterConfig
+from lorax_serve.engine.adapters.config import CONFIG_NAME, AdapterConfig
 from lorax_serve.engine.adapters.finite import all_finite
 from lorax_serve.engine.adapters.refusal import Refusal, incompatible, not_finite, shown
 from lorax_serve.engine.adapters.weights import LoraMatrices
@@ -153,6 +153,10 @@ def _pair_problems(
         there, missing = ("A", "B") if "A" in pair else ("B", "A")
         return [f"{module} has lora_{there} but no lora_{missing}"]
     rank = config.rank(module)
+    a, b = tuple(pair["A"].shape), tuple(pair["B"].shape)
+    fits_otherwise = a[1:] == (shape.in_features,) and b == (shape.out_features, a[0])
+    if fits_otherwise and a[0] != rank:
+        return [f"{module} has matrices of rank {a[0]}, {CONFIG_NAME} says {rank}"]
     expected = {"A": (rank, shape.in_features), "B": (shape.out_features, rank)}
     return [
         f"{module}.lora_{side} has shape {tuple(pair[side].shape)}, expected {expected[side]} for "

@@ -185,7 +185,7 @@ def test_bad_adapters_are_refused(bad: BadAdapter, good_adapter: Path) -> None:
 
 
 def test_every_offender_is_counted_and_five_are_shown(good_adapter: Path) -> None:
-    edit_config(good_adapter, r=4)
+    edit_tensors(good_adapter, lambda tensors: {name: torch.ones(3, 3) for name in tensors})
     with pytest.raises(AdapterRejected) as caught:
         read_adapter(adapter_ref(good_adapter), SITES, max_rank=MAX_RANK)
     assert len(caught.value.reasons) == 8  # A and B of q and v in two layers
