@@ -107,7 +107,7 @@ class AdapterExchange:
 
     @property
     def num_changes(self) -> int:
-        """While it stays the same, `acquire` has for nobody else what it had not before."""
+        """While it stays the same, whoever `acquire` had nothing for would get nothing again."""
         return self._num_news + self.pool.num_changes
 
     def is_settled(self, ref: AnyAdapterRef) -> bool:
@@ -250,7 +250,7 @@ class AdapterExchange:
         if slot is not None:
             self._pins.promise(ref, slot)
             return slot
-        if self._patience.is_out(ref) and self._reserve(slab):
+        if self._patience.is_out(ref, slab.digest) and self._reserve(slab):
             self._pins.stage(ref, slab)
         return None
 
@@ -296,5 +296,5 @@ class AdapterExchange:
         if self._pins.break_promise(ref):
             self._patience.room_may_have_changed()
         self._pins.unstage(ref)
-        if self._patience.forget(ref):
-            self.pool.cancel_reservation(self._digests.get(ref))
+        if (digest := self._patience.forget(ref)) is not None:
+            self.pool.cancel_reservation(digest)

@@ -15,7 +15,7 @@ from lorax_serve.engine.adapters.read_memory import ReadMemory
 from lorax_serve.engine.adapters.refusal import Refusal, corrupt
 from lorax_serve.ipc.types import ErrorCode
 
-_Stamp = tuple[int, int, int, int]
+_Stamp = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +94,5 @@ def _changed(path: Path) -> Refusal:
 
 
 def _stamp(status: os.stat_result) -> _Stamp:
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    times = (status.st_mtime_ns, status.st_ctime_ns)  # the former can be set to what it was
+    return (status.st_dev, status.st_ino, status.st_size, *times)

@@ -13,7 +13,8 @@ class Patience:
 
     def __init__(self) -> None:
         self._num_acquired = 0
-        self._since: dict[AnyAdapterRef, int] = {}  # by how many had acquired adapters then
+        # By how many had acquired adapters then, and what the adapter's content is.
+        self._since: dict[AnyAdapterRef, tuple[int, str]] = {}
         # From so many bytes on there is no room, or no place to reserve, until something changes.
         self._no_room = math.inf
         self._no_place = math.inf
@@ -41,11 +42,12 @@ class Patience:
     def waits(self, ref: AnyAdapterRef) -> bool:
         return ref in self._since
 
-    def is_out(self, ref: AnyAdapterRef) -> bool:
+    def is_out(self, ref: AnyAdapterRef, digest: str) -> bool:
         """The adapter finds no room: whether it has been passed often enough by now."""
-        since = self._since.setdefault(ref, self._num_acquired)
+        since, _ = self._since.setdefault(ref, (self._num_acquired, digest))
         return self._num_acquired - since >= _MAX_PASSING
 
-    def forget(self, ref: AnyAdapterRef) -> bool:
-        """The adapter needs no room any more; whether it waited for some."""
-        return self._since.pop(ref, None) is not None
+    def forget(self, ref: AnyAdapterRef) -> str | None:
+        """The adapter needs no room any more; its content's digest, if it waited for some."""
+        _, digest = self._since.pop(ref, (0, None))
+        return digest

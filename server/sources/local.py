@@ -136,7 +136,7 @@ def _folders(parent: Path) -> Iterator[str]:
 
 
 def _revision(folder: Path) -> str:
-    """A digest of name, size, modification time and inode of the files an adapter consists of."""
+    """A digest of the names and states of the files an adapter consists of."""
     digest = hashlib.sha256()
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries)
@@ -147,10 +147,15 @@ def _revision(folder: Path) -> str:
 
 
 def _state(path: Path) -> str:
-    """What changes with a file, read through links; "absent" for a link to nowhere."""
+    """What changes with a file, read through links; "absent" for a link to nowhere.
+
+    Archives unpack other bytes of the same size with the same modification time, and the inode may
+    be that of the file before; the time of the last change (st_ctime) nobody can set.
+    """
     try:
         status = path.stat()
     except FileNotFoundError:
         return "absent"
     kind = stat.S_IFMT(status.st_mode)
-    return f"{kind} {status.st_size} {status.st_mtime_ns} {status.st_dev} {status.st_ino}"
+    times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return f"{kind} {status.st_size} {times} {status.st_dev} {status.st_ino}"

@@ -191,6 +191,25 @@ def test_a_cancelled_reservation_gives_the_place_back(bench: Bench, folders: Pat
     assert bench.exchange.acquire(b) is held[1]
 
 
+def test_a_place_is_given_back_though_its_refs_content_is_forgotten(
+    bench: Bench, folders: Path
+) -> None:
+    a, b, c = (adapter_ref(folders / name) for name in "abc")
+    held = [bench.acquired(a), bench.acquired(b)]
+    bench.exchange.prefetch(c)
+    bench.until(lambda: bench.exchange.num_waiting_for_room == 1)
+    assert bench.exchange.acquire(c) is None
+    for _ in range(16):
+        assert bench.exchange.acquire(a) is held[0]
+    assert bench.exchange.acquire(c) is None
+    digest = digest_of(folders / "c")
+    assert bench.pool.has_reserved(digest)
+    for number in range(16384):
+        bench.exchange.know(AdapterRef(str(number), "/", str(number)), "another's")
+    bench.exchange.cancel(c)
+    assert not bench.pool.has_reserved(digest)
+
+
 def test_every_waiter_hears_of_a_failure_and_the_next_request_tries_again(
     bench: Bench, folders: Path
 ) -> None:

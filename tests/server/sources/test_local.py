@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,21 @@ def test_ludwigs_folders_are_inside_too(adapters: LocalAdapters, root: Path, inn
     nested.unlink()
     nested.symlink_to(nested)
     assert adapters.resolve("trained").path == str(root / "trained")
+
+
+def test_other_bytes_of_equal_size_and_time_are_another_revision(
+    adapters: LocalAdapters, root: Path
+) -> None:
+    """As an archive unpacks them over the old ones: the same file, its time set."""
+    weights = root / "support" / "adapter_model.safetensors"
+    weights.write_bytes(b"some weights")
+    os.utime(weights, ns=(1, 1))
+    before, inode = adapters.resolve("support"), weights.stat().st_ino
+    time.sleep(0.02)  # some file systems count time in ticks
+    weights.write_bytes(b"more weights")
+    os.utime(weights, ns=(1, 1))
+    assert weights.stat().st_ino == inode and weights.stat().st_mtime_ns == 1
+    assert adapters.resolve("support").revision != before.revision
 
 
 def test_the_revision_changes_with_the_files(adapters: LocalAdapters, root: Path) -> None:
