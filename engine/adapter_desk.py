@@ -65,7 +65,7 @@ class AdapterDesk:
         """Carry out what can be carried out by now. Never blocks."""
         self._go_on_reporting()
         for command_id, command in tuple(self._waiting.items()):
-            assert command.adapter is not None, "reports are answered at once"
+            assert command.adapter is not None, "reports wait elsewhere"
             answer: ToFrontend
             try:
                 if not self._carry_out(command.action, command.adapter):

@@ -12,7 +12,7 @@ class AdapterSource(Protocol):
 
     @property
     def num_changes(self) -> int:
-        """While it stays the same, `acquire` has for nobody what it had not before."""
+        """While it stays the same, whoever `acquire` had nothing for would get nothing again."""
 
     def is_settled(self, ref: AnyAdapterRef) -> bool:
         """Whether `acquire` may have a slot at once, or an error."""

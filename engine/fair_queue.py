@@ -5,14 +5,15 @@ Virtual token counters (Sheng et al., "Fairness in Serving Large Language Models
 arXiv:2401.00588), on two levels, so that a tenant gains nothing by using many adapters. A counter
 is the client's tokens served, weighted; a client that begins to wait is lifted to the least counter
 among those that wait, or, if none does, to that of the last one that did: nobody saves up turns by
-staying away. As long as two clients wait, what they were served differs by a bounded amount,
-whatever each of them sends. But to a tenant a little is left of what it saved: requests come in
+staying away. But to a tenant a little is left of what it saved: requests come in
 bursts, and who was served less for a while would else wait as if the tenant beside it, that never
 stops asking, had been as modest.
 
 Where new clients keep coming, each of them with the least counter, one that was served much would
 wait for ever; with thousands of adapters that is the usual case. So a client that has seen 16
-others admitted goes first once, and those that have are admitted by arrival.
+others admitted goes first once, and those that have are admitted by arrival. That bounds how long
+anybody is passed, and costs the paper's bound: where every client always has requests waiting, what
+clients of unequal requests are served differs ever more, since turns are equal and not tokens.
 """
 
 from collections.abc import Container, Iterable, Iterator, Set

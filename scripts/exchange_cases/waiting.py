@@ -69,6 +69,7 @@ class Crowd:
         )
         self._refs = [self._on_host(index) for index in range(num_adapters)]
         self._num_added = 0
+        self._running: list[Sequence] = []  # of the step that was planned last
         for ref in (*self._refs, *self._refs):
             self._add(ref)
 
