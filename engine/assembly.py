@@ -13,6 +13,7 @@ from lorax_serve.engine.device_defaults import StepLimits, max_loading, step_lim
 from lorax_serve.engine.errors import ModelRefused
 from lorax_serve.engine.execution import Execution, build_execution
 from lorax_serve.engine.intake import GuideSource, Intake
+from lorax_serve.engine.lull import Lull, no_pause
 from lorax_serve.engine.models.config import ModelConfig, load_eos_token_ids, load_model_config
 from lorax_serve.engine.models.decoder import Decoder
 from lorax_serve.engine.models.loader import load_model
@@ -34,6 +35,7 @@ class EngineParts:
     scheduler: Scheduler
     exchange: AdapterExchange
     runner: StepRunner
+    lull: Lull
 
     def core(self, link: Link, ready: EngineReady) -> EngineCore:
         """The loop over these parts; `ready` is what a frontend is told that says hello."""
@@ -44,6 +46,7 @@ class EngineParts:
             scheduler=self.scheduler,
             exchange=self.exchange,
             runner=self.runner,
+            lull=self.lull,
         )
 
 
@@ -85,6 +88,7 @@ def assemble_model(
     """The engine of a model that is loaded."""
     device = model.embedding.device
     limits = step_limits(config, device)
+    lull = Lull()
     execution = build_execution(config, model, limits, device, report)
     exchange = AdapterExchange(
         execution.slabs,
@@ -93,6 +97,8 @@ def assemble_model(
         max_rank=config.max_adapter_rank,
         max_loading=max_loading(config, device),
         on_loaded=on_loaded,
+        # On a CPU the loop gives the interpreter away as long as it computes.
+        pause=no_pause if device.type == "cpu" else lull.wait,
         # PEFT saves a copy of these beside a LoRA on the head; an equal copy changes nothing.
         base_weight={
             "lm_head": model.lm_head.weight,
@@ -106,6 +112,7 @@ def assemble_model(
         scheduler=_scheduler(config, limits, execution, exchange),
         exchange=exchange,
         runner=execution.runner,
+        lull=lull,
     )
 
 

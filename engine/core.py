@@ -17,6 +17,7 @@ from lorax_serve.engine.adapter_desk import AdapterDesk
 from lorax_serve.engine.adapters.exchange import AdapterExchange
 from lorax_serve.engine.errors import RequestError
 from lorax_serve.engine.intake import Intake
+from lorax_serve.engine.lull import Lull
 from lorax_serve.engine.outbox import Outbox
 from lorax_serve.engine.scheduler import Scheduler
 from lorax_serve.engine.sequence import Sequence, SequenceId
@@ -87,6 +88,7 @@ class EngineCore:
         scheduler: Scheduler,
         exchange: AdapterExchange,
         runner: StepRunner,
+        lull: Lull,
     ) -> None:
         self._link = link
         self._ready = ready
@@ -94,6 +96,7 @@ class EngineCore:
         self._scheduler = scheduler
         self._exchange = exchange
         self._runner = runner
+        self._lull = lull
         self._in_flight: SampledStep | None = None  # not applied yet
         self._outbox = Outbox(link.send)
         self._desk = AdapterDesk(exchange, link.send)
@@ -112,6 +115,13 @@ class EngineCore:
 
     def step(self) -> bool:
         """Plan and launch one step, and apply the one before; False when there was neither."""
+        self._lull.end()
+        try:
+            return self._step()
+        finally:
+            self._lull.begin()
+
+    def _step(self) -> bool:
         self._exchange.poll()
         schedule = self._scheduler.schedule()
         for rejection in schedule.rejections:
@@ -192,7 +202,10 @@ class EngineCore:
         """Apply the step in flight, if there is one."""
         sampled, self._in_flight = self._in_flight, None
         if sampled is not None:
-            self._apply(sampled.step, sampled.output())
+            self._lull.begin()
+            output = sampled.output()
+            self._lull.end()
+            self._apply(sampled.step, output)
 
     def _apply(self, step: Step, output: StepOutput) -> None:
         """Append the step's tokens to its sequences and end those that are done."""

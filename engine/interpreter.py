@@ -4,6 +4,9 @@ import gc
 import sys
 
 _SWITCH_SECONDS = 0.0002
+# Adapters on their way are some thousand objects each, and soon gone; Python's own 700 would have
+# them looked through over and over, which stops the loop for a millisecond or two.
+_MAX_YOUNG_OBJECTS = 20_000
 
 
 def prepare_interpreter() -> None:
@@ -13,3 +16,4 @@ def prepare_interpreter() -> None:
     # What was made so far stays; collecting it over and over would stop all requests each time.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_MAX_YOUNG_OBJECTS)

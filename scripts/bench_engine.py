@@ -49,7 +49,7 @@ from lorax_serve.engine.models.sites import model_sites
 from lorax_serve.ipc.config import AttentionBackendName, Device, EngineConfig
 
 MEMORY_FOLDER = Path("/dev/shm")
-NUM_UNSEEN = 64  # adapters kept for the loads beside decodes
+NUM_UNSEEN = 180  # adapters kept for the loads beside decodes
 EXCHANGE_SEQUENCES = 128
 EXCHANGE = "exchange"
 POPULATION = "population"

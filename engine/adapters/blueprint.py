@@ -7,12 +7,14 @@ beside it should wait; the second adapter of a kind is spared that.
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lorax_serve.engine.adapters.finite import all_finite
 from lorax_serve.engine.adapters.matrices import MatrixPair, check_finite
 from lorax_serve.engine.adapters.tensor_file import TensorLayout
 from lorax_serve.engine.adapters.weights import LoraMatrices
+from lorax_serve.engine.lull import no_pause
 
 _MAX_REMEMBERED = 64
 
@@ -25,12 +27,16 @@ class Blueprint:
     pairs: tuple[MatrixPair, ...]
     num_body_bytes: int
 
-    def matrices(self, body: memoryview) -> dict[str, LoraMatrices]:
+    def matrices(
+        self, body: memoryview, pause: Callable[[], None] = no_pause
+    ) -> dict[str, LoraMatrices]:
         """By module, views of `body`. Raises Refusal where they hold anything but numbers."""
         runs = self.layout.runs(body)
+        all_numbers = all(map(all_finite, runs))
+        pause()
         tensors = self.layout.tensors(runs)
         matrices = {pair.module: pair.matrices(tensors) for pair in self.pairs}
-        if not all(map(all_finite, runs)):
+        if not all_numbers:
             check_finite(matrices)
         return matrices
 

@@ -31,11 +31,13 @@ from lorax_serve.engine.adapters.slab_memory import SlabMemory
 from lorax_serve.engine.adapters.tallies import AdapterTallies, ExchangeCounts
 from lorax_serve.engine.adapters.waiter_pins import WaiterPins
 from lorax_serve.engine.errors import AdapterRejected, RequestError
+from lorax_serve.engine.lull import no_pause
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode
 from lorax_serve.kernels.lora import LoraSite
 
 # Copies under way before nothing more is placed ahead of time: an urgent one would wait for them.
 _MAX_AHEAD = 4
+_NO_ROOM = "the adapters that an operator has pinned leave no room for it"
 
 
 class AdapterExchange:
@@ -50,12 +52,12 @@ class AdapterExchange:
         max_rank: int,
         max_loading: int,
         on_loaded: Callable[[], None],
+        pause: Callable[[], None] = no_pause,
         base_weight: BaseWeight | None = None,
     ) -> None:
         """`host_buffer` is [num_elements], of the memory's dtype, all of it for the host tier.
 
-        `on_loaded` is called from a loader thread whenever `poll` has something to take.
-        `base_weight` is passed on to `read_adapter`, and called from loader threads.
+        Loader threads call `on_loaded` when `poll` has something to take; see AdapterReader.
         """
         assert host_buffer.dtype == memory.dtype
         self._history = UseHistory()
@@ -71,6 +73,7 @@ class AdapterExchange:
             device_bytes=self.pool.capacity_bytes,
             host_bytes=self.store.capacity_bytes,
             base_weight=base_weight,
+            pause=pause,
         )
         self._loader = AdapterLoader(
             self.store,
@@ -80,6 +83,7 @@ class AdapterExchange:
             transposed_a=memory.transposed_a,
             max_loading=max_loading,
             on_loaded=on_loaded,
+            pause=pause,
         )
         self._digests = KnownDigests()
         self._failed: dict[AnyAdapterRef, RequestError] = {}
@@ -116,13 +120,11 @@ class AdapterExchange:
 
     def prefetch(self, ref: AnyAdapterRef) -> None:
         """A request for the adapter has come: start loading it, unless it is on host or device."""
-        if self._resident(ref) is None and self._on_host(ref) is None:
+        if self._resident(ref) is None:
             self._load(ref)
 
     def expect(self, refs: Iterable[AnyAdapterRef]) -> None:
-        """A round begins in which somebody waits for each of these: what is on the device of them
-        stays there while there is other room.
-        """
+        """Somebody waits for each of these: they stay on the device while there is other room."""
         self._patience.room_may_have_changed()
         self._expected = frozenset(map(self._digests.get, refs))
 
@@ -178,8 +180,7 @@ class AdapterExchange:
             if ref in self._failed:
                 # Raised once for every waiter: without this its traceback would grow each time.
                 raise self._failed[ref].with_traceback(None)
-            if self._on_host(ref) is None:
-                self._load(ref)
+            self._load(ref)
             return None
         is_leaving = self.pool.is_draining(slot) and not self._pins.is_promised(ref)
         if is_leaving or not (even_arriving or self.pool.is_ready(slot)):
@@ -234,11 +235,10 @@ class AdapterExchange:
         """Raises RequestError for an adapter that would wait for room until somebody unpins."""
         slab = self._on_host(ref)
         if slab is not None and not self.pool.has_room_beside_held(slab.packed.num_bytes):
-            reason = "the adapters that an operator has pinned leave no room for it"
-            raise AdapterRejected(ref.name, ErrorCode.ADAPTER_TOO_LARGE, [reason])
+            raise AdapterRejected(ref.name, ErrorCode.ADAPTER_TOO_LARGE, [_NO_ROOM])
 
     def _load(self, ref: AnyAdapterRef) -> None:
-        if ref not in self._failed:
+        if ref not in self._failed and self._on_host(ref) is None:
             self._loader.request(ref)
 
     def _place_for_waiter(self, ref: AnyAdapterRef, keep: Set[str]) -> AdapterSlot | None:

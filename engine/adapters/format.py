@@ -6,7 +6,7 @@ Nothing is skipped: each tensor of the file is used, or the adapter is refused.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lorax_serve.engine.adapters.blueprint import Blueprint, Blueprints
@@ -17,6 +17,7 @@ from lorax_serve.engine.adapters.read_memory import ReadMemory
 from lorax_serve.engine.adapters.refusal import Refusal, incompatible
 from lorax_serve.engine.adapters.tensor_file import WEIGHTS_NAME, read_layout, split_file
 from lorax_serve.engine.adapters.weights import LoraWeights
+from lorax_serve.engine.lull import no_pause
 from lorax_serve.ipc.types import AdapterRef, ErrorCode
 from lorax_serve.kernels.lora import LoraSite
 
@@ -36,13 +37,14 @@ def read_adapter(
     base_weight: BaseWeight | None = None,
     blueprints: Blueprints | None = None,
     memory: ReadMemory | None = None,
+    pause: Callable[[], None] = no_pause,
 ) -> LoraWeights:
     """Read and validate the adapter in folder `ref.path` for a model with these sites.
 
     `base_weight(module)` gives the served model's own weight of a module, or None; with it, full
     tensors that merely repeat the base are accounted for, otherwise they are refused. `blueprints`
-    is given with the same other arguments each time. Blocks on the disk; safe on any thread.
-    Raises AdapterRejected.
+    is given with the same other arguments each time; `pause` is called before work in Python.
+    Blocks on the disk; safe on any thread. Raises AdapterRejected.
     """
     try:
         return _read(
@@ -52,6 +54,7 @@ def read_adapter(
             base_weight=base_weight,
             blueprints=Blueprints() if blueprints is None else blueprints,
             memory=ReadMemory(0) if memory is None else memory,
+            pause=pause,
         )
     except Refusal as refusal:
         raise refusal.named(ref.name) from None
@@ -65,6 +68,7 @@ def _read(
     base_weight: BaseWeight | None,
     blueprints: Blueprints,
     memory: ReadMemory,
+    pause: Callable[[], None],
 ) -> LoraWeights:
     folder = Path(ref.path)
     config_file = _read_config(folder, memory)
@@ -73,6 +77,7 @@ def _read(
     # A folder being replaced must not give the old config with the new weights.
     check_unchanged(config_file)
     check_unchanged(weights_file)
+    digest = _digest(LOADER_VERSION, config.canonical, weights_file.data)
     header, body = split_file(weights_file.data)
     kind = _digest(config.canonical, header)
     blueprint = blueprints.find(kind, len(body))
@@ -82,8 +87,8 @@ def _read(
             blueprints.keep(kind, blueprint)
     return LoraWeights(
         name=ref.name,
-        digest=_digest(LOADER_VERSION, config.canonical, weights_file.data),
-        matrices=blueprint.matrices(body),
+        digest=digest,
+        matrices=blueprint.matrices(body, pause),
         unknown_config_fields=config.unknown_fields,
     )
 

@@ -75,8 +75,11 @@ class AdapterLoader:
         transposed_a: bool,
         max_loading: int,
         on_loaded: Callable[[], None],
+        pause: Callable[[], None],
     ) -> None:
-        """`read` is called on threads; it may raise RequestError. `is_on_device` takes a digest."""
+        """`read` is called on threads; it may raise RequestError. `is_on_device` takes a digest.
+        Threads call `pause` before they work in Python.
+        """
         self._store = store
         self._sites = tuple(sites)
         self._read = read
@@ -86,6 +89,7 @@ class AdapterLoader:
         )
         self._max_loading = max_loading
         self._on_loaded = on_loaded
+        self._pause = pause
         # Loading must not take the forward pass's cores. A thread new to torch would inherit the
         # count that a loader sets for itself; asking for it settles this thread's own first.
         torch.get_num_threads()
@@ -234,7 +238,8 @@ class AdapterLoader:
     def _pack(self, ref: AnyAdapterRef, adapter: ReadAdapter, slab: HostSlab) -> None:
         def work() -> float:
             started = time.monotonic()
-            fill_slab(slab.packed.slab, adapter.weights, adapter.layout)
+            fill_slab(slab.packed.slab, adapter.weights, adapter.layout, self._pause)
+            self._pause()
             # By its digest: a private adapter's name is nobody else's business.
             log.info("adapter_loaded", digest=slab.digest[:12], num_bytes=slab.packed.num_bytes)
             return adapter.seconds + time.monotonic() - started

@@ -3,7 +3,7 @@
 Called on loader threads: nothing it holds ever changes, but for what is remembered of files alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -17,6 +17,7 @@ from lorax_serve.engine.adapters.read_memory import ReadMemory
 from lorax_serve.engine.adapters.refusal import shown
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import AdapterRejected
+from lorax_serve.engine.lull import no_pause
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
 from lorax_serve.kernels.lora import LoraSite
 
@@ -35,6 +36,7 @@ class AdapterReader:
     host_bytes: int
     base_weight: BaseWeight | None = None  # see `read_adapter`
     blueprints: Blueprints = field(default_factory=Blueprints)
+    pause: Callable[[], None] = no_pause  # before a piece of work in Python
     memory: ReadMemory = field(default_factory=lambda: ReadMemory(_MAX_IDLE_MEMORY))
 
     def read(self, ref: AnyAdapterRef) -> LoraWeights:
@@ -51,6 +53,7 @@ class AdapterReader:
                 base_weight=self.base_weight,
                 blueprints=self.blueprints,
                 memory=self.memory,
+                pause=self.pause,
             )
         self._check_size(weights)
         if weights.unknown_config_fields:

@@ -11,7 +11,7 @@ targets in order. r is a target's rank, R the sum of a site's.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +20,7 @@ from lorax_serve.engine.adapters.finite import all_finite
 from lorax_serve.engine.adapters.tensor_shapes import TensorShapes
 from lorax_serve.engine.adapters.weights import LoraMatrices, LoraWeights
 from lorax_serve.engine.errors import AdapterRejected
+from lorax_serve.engine.lull import no_pause
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.kernels.lora import LoraSite
 from lorax_serve.kernels.sgmv import SiteWeights, TargetWeights
@@ -134,16 +135,25 @@ def layout_of(weights: LoraWeights, sites: Sequence[LoraSite], *, transposed_a: 
     return plan_slab(sites, ranks, transposed_a=transposed_a)
 
 
-def fill_slab(slab: torch.Tensor, weights: LoraWeights, layout: SlabLayout) -> None:
+def fill_slab(
+    slab: torch.Tensor,
+    weights: LoraWeights,
+    layout: SlabLayout,
+    pause: Callable[[], None] = no_pause,
+) -> None:
     """Fold the scale into B in float32, cast, and write everything to its place in the slab.
 
-    Raises AdapterRejected when a value overflows the slab's type.
+    `pause` is called before each piece of work in Python. Raises AdapterRejected when a value
+    overflows the slab's type.
     """
     if not layout.places:
         return  # operators on lists refuse empty ones
+    pause()
     matrices = list(slab_matrices(slab, layout))
     sources = [weights.matrices[module] for module, _, _ in matrices]
+    pause()
     torch._foreach_copy_([a for _, a, _ in matrices], [each.a for each in sources])
+    pause()
     _fill_b([b_t for _, _, b_t in matrices], sources)
     if not all_finite(slab):
         raise AdapterRejected(weights.name, ErrorCode.ADAPTER_NOT_FINITE, _overflows(slab, layout))

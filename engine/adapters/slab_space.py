@@ -1,11 +1,11 @@
 """Which bytes of a buffer are taken. Integers only: the buffer itself is somebody else's.
 
-Only the taken extents are kept, in order of address; the free gaps are what lies between them, so
-neighbouring gaps are one by nature and free plus used is always the capacity.
+Taken extents are kept in order of address, and so are the free gaps between them; no two gaps
+touch, and free plus used is always the capacity.
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Collection, Container, Iterator, Mapping
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import merge
 from typing import NamedTuple
@@ -39,8 +39,14 @@ class SlabSpace:
         self.capacity = capacity
         self.used = 0
         self._extents: list[Extent] = []  # taken, by address
+        self._gaps: list[tuple[int, int]] = [(0, capacity)] if capacity else []  # start and stop
 
     def take(self, extent: Extent) -> None:
+        index = bisect_right(self._gaps, (extent.start, self.capacity)) - 1
+        assert index >= 0 and extent.stop <= self._gaps[index][1], f"{extent} is not free"
+        start, stop = self._gaps[index]
+        parts = (start, extent.start), (extent.stop, stop)
+        self._gaps[index : index + 1] = [part for part in parts if part[0] < part[1]]
         insort(self._extents, extent)
         self.used += extent.size
 
@@ -49,6 +55,38 @@ class SlabSpace:
         assert self._extents[index] == extent, f"{extent} is not taken"
         del self._extents[index]
         self.used -= extent.size
+        start, stop = extent.start, extent.stop
+        index = bisect_left(self._gaps, (start, stop))
+        if index < len(self._gaps) and self._gaps[index][0] == stop:
+            stop = self._gaps.pop(index)[1]
+        if index > 0 and self._gaps[index - 1][1] == start:
+            index -= 1
+            start = self._gaps.pop(index)[0]
+        self._gaps.insert(index, (start, stop))
+
+    def plan_from(
+        self,
+        size: int,
+        cheapest_first: Iterable[tuple[Extent, float]],
+        value_of: Callable[[Extent], float | None],
+    ) -> Placement | None:
+        """What `plan` finds where nothing is reserved, but for who goes of those worth the same.
+
+        `cheapest_first` are the extents that may be evicted with what each is worth, ascending;
+        `value_of` says None of one that stays. Looks at few extents where most are about as large
+        as the hole: a hole is worth at least what each extent inside it is, so once all holes over
+        the cheapest extents are known, one that is worth less than the next extent is the best.
+        """
+        for start, stop in self._gaps:
+            if stop - start >= size:
+                return Placement(Extent(start, size), ())
+        best: _Hole | None = None
+        for extent, value in cheapest_first:
+            if best is not None and best.value <= value:
+                break
+            for hole in self._holes_over(extent, size, value_of):
+                best = hole if best is None else min(best, hole)
+        return None if best is None else self._placement(best, size)
 
     def plan(
         self, size: int, values: Mapping[Extent, float], *, reserved: Collection[Extent] = ()
@@ -67,12 +105,7 @@ class SlabSpace:
             for hole in _holes(size, start, stop, inside, values)
         )
         best = min(holes, default=None)
-        if best is None:
-            return None
-        wanted = Extent(best.start, size)
-        first = bisect_left(self._extents, wanted.start, key=lambda extent: extent.start)
-        last = bisect_left(self._extents, wanted.stop, key=lambda extent: extent.start)
-        return Placement(wanted, tuple(self._extents[first:last]))
+        return None if best is None else self._placement(best, size)
 
     def largest_hole(self, staying: Container[Extent]) -> int:
         """Bytes of the largest stretch that there would be with nothing but `staying` here."""
@@ -91,6 +124,49 @@ class SlabSpace:
             end = extent.stop
         assert end <= self.capacity, "an extent reaches beyond the buffer"
         assert self.used == sum(extent.size for extent in self._extents)
+        ends = [0, *(extent.stop for extent in self._extents)]
+        starts = [*(extent.start for extent in self._extents), self.capacity]
+        assert self._gaps == [gap for gap in zip(ends, starts, strict=True) if gap[0] < gap[1]]
+
+    def _placement(self, hole: "_Hole", size: int) -> Placement:
+        wanted = Extent(hole.start, size)
+        first = bisect_left(self._extents, wanted.start, key=lambda extent: extent.start)
+        last = bisect_left(self._extents, wanted.stop, key=lambda extent: extent.start)
+        return Placement(wanted, tuple(self._extents[first:last]))
+
+    def _holes_over(
+        self, extent: Extent, size: int, value_of: Callable[[Extent], float | None]
+    ) -> Iterator["_Hole"]:
+        """Those that evict the extent. Each begins where some extent before it ends: moved left to
+        there, a hole evicts no more.
+        """
+        index = bisect_left(self._extents, extent)
+        while True:
+            start = self._extents[index - 1].stop if index else 0
+            if start + size <= extent.start:
+                return
+            hole = self._hole(index, start, size, value_of)
+            if hole is not None:
+                yield hole
+            if index == 0 or value_of(self._extents[index - 1]) is None:
+                return
+            index -= 1
+
+    def _hole(
+        self, index: int, start: int, size: int, value_of: Callable[[Extent], float | None]
+    ) -> "_Hole | None":
+        """The hole in the gap before the extent number `index`; None if it evicts what stays."""
+        if start + size > self.capacity:
+            return None
+        value, num_bytes = 0.0, 0
+        while index < len(self._extents) and self._extents[index].start < start + size:
+            added = value_of(self._extents[index])
+            if added is None:
+                return None
+            value += added
+            num_bytes += self._extents[index].size
+            index += 1
+        return _Hole(value, num_bytes, start)
 
     def _stretches(
         self, evictable: Mapping[Extent, float], reserved: Collection[Extent]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from lorax_serve.engine.adapters.eviction import GreedyDual, Resident, UseHistory
-from lorax_serve.engine.adapters.slab_space import Extent, SlabSpace
+from lorax_serve.engine.adapters.eviction_order import EvictionOrder
+from lorax_serve.engine.adapters.slab_space import Extent, Placement, SlabSpace
 
 ALIGNMENT = 256  # bytes; every slab starts at a multiple, as wide vector loads want it
 _PIN_VALUE = 1e6  # seconds; more than any resident is worth
@@ -26,6 +27,7 @@ class SlabTier(Generic[ResidentT]):
         self._on_evicted = on_evicted
         self._space = SlabSpace(capacity_bytes // ALIGNMENT * ALIGNMENT)
         self._priorities = GreedyDual(history)
+        self._order: EvictionOrder[ResidentT] = EvictionOrder(self._priorities.value)
         self._by_digest: dict[str, ResidentT] = {}
         self._by_extent: dict[Extent, ResidentT] = {}
         self.pinned_bytes = 0
@@ -61,18 +63,49 @@ class SlabTier(Generic[ResidentT]):
         extents; of the others, those leave that lose the least value. None, with nobody evicted,
         when there is no such hole. `must_evict`: at least one has to go.
         """
-        evictable = [r for r in self if r.num_pins == 0 and r.digest not in keep]
-        if reserved:
-            evictable = [r for r in evictable if not any(map(r.extent.overlaps, reserved))]
+        if must_evict or reserved:
+            return self._make_room_beside(aligned(num_bytes), keep, reserved, must_evict=must_evict)
+
+        def value_of(extent: Extent) -> float | None:
+            resident = self._by_extent[extent]
+            if resident.num_pins or resident.digest in keep:
+                return None
+            return self._priorities.value(resident)
+
+        evictable = (r for r in self._order if r.num_pins == 0 and r.digest not in keep)
+        cheapest_first = ((r.extent, self._priorities.value(r)) for r in evictable)
+        placement = self._space.plan_from(aligned(num_bytes), cheapest_first, value_of)
+        return None if placement is None else self._take_place(placement)
+
+    def _make_room_beside(
+        self,
+        num_bytes: int,
+        keep: Collection[str],
+        reserved: Collection[Extent],
+        *,
+        must_evict: bool,
+    ) -> tuple[Extent, list[ResidentT]] | None:
+        """`make_room` by looking at all residents."""
+        evictable = [
+            r
+            for r in self
+            if r.num_pins == 0
+            and r.digest not in keep
+            and not any(map(r.extent.overlaps, reserved))
+        ]
         if must_evict and not evictable:
             return None
         values = {r.extent: self._priorities.value(r) for r in evictable}
-        placement = self._space.plan(aligned(num_bytes), values, reserved=reserved)
+        placement = self._space.plan(num_bytes, values, reserved=reserved)
         if placement is None:
             return None
+        if must_evict and not placement.evicted:
+            worst = min(evictable, key=lambda resident: resident.priority)
+            placement = Placement(placement.extent, (worst.extent,))
+        return self._take_place(placement)
+
+    def _take_place(self, placement: Placement) -> tuple[Extent, list[ResidentT]]:
         leaving = [self._by_extent[extent] for extent in placement.evicted]
-        if must_evict and not leaving:
-            leaving = [min(evictable, key=lambda resident: resident.priority)]
         self.evict(leaving)
         return placement.extent, leaving
 
@@ -118,17 +151,19 @@ class SlabTier(Generic[ResidentT]):
         self._space.take(resident.extent)
         self._by_digest[resident.digest] = resident
         self._by_extent[resident.extent] = resident
-        self._priorities.touch(resident)
+        self.touch(resident)
 
     def drop(self, resident: ResidentT) -> None:
         assert resident.num_pins == 0, "the slab is pinned"
         self._space.free(resident.extent)
         del self._by_digest[resident.digest]
         del self._by_extent[resident.extent]
+        self._order.remove(resident)
 
     def touch(self, resident: ResidentT) -> None:
         """The resident is used."""
         self._priorities.touch(resident)
+        self._order.put(resident)
 
     def pin(self, resident: ResidentT) -> None:
         """Keep the slab where it is until as many unpins."""
@@ -150,6 +185,7 @@ class SlabTier(Generic[ResidentT]):
         assert self._by_extent == {resident.extent: resident for resident in self}
         assert self.pinned_bytes == _total(r for r in self if r.num_pins)
         assert all(resident.num_pins >= 0 for resident in self)
+        assert sorted(map(id, self._order)) == sorted(map(id, self))
 
 
 def aligned(num_bytes: int) -> int:

@@ -8,6 +8,7 @@ from lorax_serve.engine.block_allocator import BlockAllocator
 from lorax_serve.engine.core import EngineCore
 from lorax_serve.engine.errors import RequestError
 from lorax_serve.engine.intake import Intake
+from lorax_serve.engine.lull import Lull
 from lorax_serve.engine.scheduler import Scheduler
 from lorax_serve.engine.sequence_blocks import SequenceBlocks
 from lorax_serve.ipc.messages import (
@@ -175,6 +176,7 @@ class Harness:
             max_batch_tokens=max_batch_tokens,
         )
         self.runner = FakeRunner(num_blocks=num_blocks, block_size=BLOCK_SIZE, overlaps=overlaps)
+        self.lull = Lull()
         self.core = EngineCore(
             link=self.link,
             ready=EngineReady("", self.info),
@@ -182,6 +184,7 @@ class Harness:
             scheduler=self.scheduler,
             exchange=self.adapters,
             runner=self.runner,
+            lull=self.lull,
         )
 
     def generate(self, request: Generate) -> None:

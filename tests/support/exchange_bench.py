@@ -17,6 +17,7 @@ from lorax_serve.engine.adapters.slab_memory import TorchSlabs
 from lorax_serve.engine.adapters.slab_tier import ALIGNMENT
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import RequestError
+from lorax_serve.engine.lull import no_pause
 from lorax_serve.ipc.types import AdapterRef
 from peft_adapters import adapter_ref, lora_sites, tiny_llama
 from random_lora import pack
@@ -71,6 +72,7 @@ class Bench:
         host_bytes: int = 1 << 20,
         max_loading: int = 2,
         copy_delay: int = 0,
+        pause: Callable[[], None] = no_pause,
     ) -> None:
         self.woken = threading.Event()
         self.waking_threads: set[str] = set()
@@ -82,6 +84,7 @@ class Bench:
             max_rank=64,
             max_loading=max_loading,
             on_loaded=self._wake,
+            pause=pause,
         )
         self.pool, self.store = self.exchange.pool, self.exchange.store
 

@@ -1,5 +1,6 @@
 """The pool: slabs never overlap, pins hold, eviction is by value and no more than needed."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorax_serve.engine.adapters.device_pool import AdapterPool, AdapterSlot
-from lorax_serve.engine.adapters.eviction import UseHistory
+from lorax_serve.engine.adapters.eviction import Resident, UseHistory
+from lorax_serve.engine.adapters.eviction_order import EvictionOrder
 from lorax_serve.engine.adapters.slab import PackedAdapter, SlabLayout, slab_matrices
 from lorax_serve.engine.adapters.slab_memory import TorchSlabs
 from lorax_serve.engine.adapters.slab_space import Extent, SlabSpace
@@ -237,6 +239,10 @@ def test_a_plan_is_the_hole_that_loses_least(sizes, gaps, worths, size, kept, re
             holes.append((sum(values[e] for e in hit), sum(e.size for e in hit)))
     plan = space.plan(size, values, reserved=barred)
     assert (plan is None) == (not holes)
+    if not barred:
+        quick = space.plan_from(size, cheapest_first(values), values.get)
+        assert (quick is None) == (not holes)
+        assert quick is None or sum(values[e] for e in quick.evicted) == min(holes)[0]
     if plan is not None:
         evicted = plan.evicted
         assert (sum(values[e] for e in evicted), sum(e.size for e in evicted)) == min(holes)
@@ -244,6 +250,52 @@ def test_a_plan_is_the_hole_that_loses_least(sizes, gaps, worths, size, kept, re
             space.free(extent)
         space.take(plan.extent)
         space.check_integrity()
+
+
+def cheapest_first(values: dict[Extent, float]) -> Iterator[tuple[Extent, float]]:
+    return iter(sorted(values.items(), key=lambda item: item[1]))
+
+
+def test_few_extents_are_looked_at_where_all_are_equally_large() -> None:
+    space = SlabSpace(4000)
+    values = {Extent(start, 1): float(start * 7919 % 4001) for start in range(4000)}
+    for extent in values:
+        space.take(extent)
+    num_seen = 0
+
+    def value_of(extent: Extent) -> float | None:
+        nonlocal num_seen
+        num_seen += 1
+        return values[extent] if values[extent] > 100 else None  # some are pinned
+
+    offered = ((extent, value) for extent, value in cheapest_first(values) if value > 100)
+    placement = space.plan_from(1, offered, value_of)
+    assert placement is not None and [values[e] for e in placement.evicted] == [101.0]
+    assert num_seen < 10
+
+
+@settings(derandomize=True, max_examples=200)
+@given(
+    priorities=st.lists(
+        st.tuples(st.integers(0, 9), st.integers(1, 3), st.integers(0, 5)), max_size=40
+    )
+)
+def test_the_order_of_eviction_is_that_of_values(priorities: list[tuple[int, int, int]]) -> None:
+    order: EvictionOrder[Resident] = EvictionOrder(lambda r: max(0.0, r.priority - 2) * r.num_bytes)
+    residents: dict[int, Resident] = {}
+    for number, size, priority in priorities:
+        resident = residents.setdefault(
+            number, Resident(digest=str(number), extent=Extent(0, size), reload_seconds=1.0)
+        )
+        if priority == 0 and resident in order._entries:
+            order.remove(residents.pop(number))
+            continue
+        resident.priority = float(priority)
+        order.put(resident)
+    known = [r for r in residents.values() if r in order._entries]
+    values = [max(0.0, r.priority - 2) * r.num_bytes for r in order]
+    assert values == sorted(values)
+    assert {id(r) for r in order} == {id(r) for r in known}
 
 
 def test_what_is_needed_sooner_is_not_evicted_for_what_is_needed_later() -> None:

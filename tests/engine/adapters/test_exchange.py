@@ -527,3 +527,15 @@ def test_loader_threads_leave_the_threads_of_the_loop_alone(folders: Path) -> No
         assert counts == [3] and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_loader_threads_pause_before_they_work_in_python(originals: Path) -> None:
+    pauses: Counter[str] = Counter()
+    bench = Bench(
+        capacity_bytes=1 << 20,
+        max_loading=1,
+        pause=lambda: pauses.update([threading.current_thread().name]),
+    )
+    bench.use(adapter_ref(originals / "a"))
+    bench.exchange.close()
+    assert pauses == {"adapter-loader_0": 5}, "once when read, four times when packed"
