@@ -7,8 +7,19 @@ from lorax_serve.engine.adapters.device_pool import AdapterSlot
 from lorax_serve.ipc.types import AnyAdapterRef
 
 
+class KeptBytes(Protocol):
+    """See engine/adapters/kept_adapters.py."""
+
+    def keep(self, digest: str) -> None: ...
+    def let_go(self, digest: str) -> None: ...
+
+
 class AdapterSource(Protocol):
     """See engine/adapters/exchange.py."""
+
+    @property
+    def kept(self) -> KeptBytes:
+        """Of sequences that wait in the middle of their answers."""
 
     @property
     def num_changes(self) -> int:

@@ -7,9 +7,8 @@ was in them is computed again, mostly from the prefix cache.
 """
 
 from bisect import insort
-from collections.abc import Callable
 
-from lorax_serve.engine.adapters.device_pool import AdapterSlot
+from lorax_serve.engine.adapter_source import AdapterSource
 from lorax_serve.engine.place_shares import PlaceShares
 from lorax_serve.engine.sequence import Sequence, SequenceStatus
 from lorax_serve.engine.sequence_blocks import SequenceBlocks
@@ -21,16 +20,17 @@ class Places:
     def __init__(
         self,
         blocks: SequenceBlocks,
-        release_adapter: Callable[[AdapterSlot], None],
+        adapters: AdapterSource,
         *,
         max_num_sequences: int,
     ) -> None:
         self.running: list[Sequence] = []  # by arrival
         self.shares = PlaceShares()
         self._blocks = blocks
-        self._release_adapter = release_adapter
+        self._adapters = adapters
         self._max_num_sequences = max_num_sequences
         self._parked: list[Sequence] = []  # by arrival, those that have blocks
+        self._kept: dict[Sequence, str] = {}  # digests of adapters kept for those that went on hold
 
     @property
     def num_free(self) -> int:
@@ -60,6 +60,7 @@ class Places:
         assert has_grown, "a lone sequence fits: requests are bounded by the cache"
         insort(self.running, sequence, key=_arrival)
         sequence.status = SequenceStatus.RUNNING
+        self._let_adapter_go(sequence)
         is_first = sequence.first_scheduled_time is None
         self.shares.began(sequence, 0 if is_first else sequence.num_tokens - sequence.num_computed)
         return num_tokens
@@ -74,17 +75,24 @@ class Places:
         return True
 
     def stop(self, sequence: Sequence) -> None:
-        """The running sequence gives everything back."""
+        """The running sequence ends, and gives everything back."""
         self._leave(sequence)
         self._blocks.free(sequence)
 
+    def preempt(self, sequence: Sequence) -> None:
+        """The running sequence gives its place and its blocks back; it goes on later."""
+        self._keep_adapter(sequence)
+        self.stop(sequence)
+
     def give_back(self, sequence: Sequence) -> None:
         """A waiting sequence ends: nothing of it is kept."""
+        self._let_adapter_go(sequence)
         if sequence in self._parked:
             self._parked.remove(sequence)
             self._blocks.free(sequence)
 
     def _park(self, sequence: Sequence) -> None:
+        self._keep_adapter(sequence)
         self._leave(sequence)
         insort(self._parked, sequence, key=_arrival)
 
@@ -96,8 +104,19 @@ class Places:
 
     def unpin_adapter(self, sequence: Sequence) -> None:
         if sequence.slot is not None:
-            self._release_adapter(sequence.slot)
+            self._adapters.release(sequence.slot)
             sequence.slot = None
+
+    def _keep_adapter(self, sequence: Sequence) -> None:
+        """Before the sequence leaves its place: it goes on with the bytes that it began with."""
+        slot, ref = sequence.slot, sequence.adapter
+        if slot is not None and ref is not None and ref.is_writable:
+            self._kept[sequence] = slot.digest
+            self._adapters.kept.keep(slot.digest)
+
+    def _let_adapter_go(self, sequence: Sequence) -> None:
+        if sequence in self._kept:
+            self._adapters.kept.let_go(self._kept.pop(sequence))
 
     def _fits(self, sequence: Sequence, num_tokens: int, giver: Sequence | None) -> bool:
         """Whether so many positions can be covered, and one spare block is left for each other that

@@ -67,7 +67,7 @@ class Scheduler:
         self._max_batch_tokens = max_batch_tokens
         self._sequences: dict[SequenceId, Sequence] = {}
         self._waiting = FairQueue()
-        self._places = Places(blocks, adapters.release, max_num_sequences=max_num_sequences)
+        self._places = Places(blocks, adapters, max_num_sequences=max_num_sequences)
         self._num_changes = 0  # of who waits and what is free
         self._at_rest: tuple[int, int] | None = None  # nobody can be admitted while this holds
 
@@ -177,7 +177,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self._num_changes += 1
-        self._places.stop(sequence)
+        self._places.preempt(sequence)
         self._waiting.put_back(sequence)
 
     # -- waiting sequences
@@ -276,7 +276,7 @@ class Scheduler:
         if sequence.adapter_digest not in (None, slot.digest):
             self._adapters.release(slot)
             raise RequestError(
-                ErrorCode.GENERATION_ERROR,
+                ErrorCode.ADAPTER_CHANGED,
                 f"The files of adapter {sequence.adapter.name!r} changed during the request.",
             )
         sequence.slot, sequence.adapter_digest = slot, slot.digest

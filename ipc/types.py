@@ -28,6 +28,7 @@ class ErrorCode(enum.Enum):
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     MODEL_NOT_FOUND = "model_not_found"
     ADAPTER_CORRUPT = "adapter_corrupt"
+    ADAPTER_CHANGED = "adapter_changed"  # its files are not those any more that the request meant
     ADAPTER_NOT_FINITE = "adapter_not_finite"  # NaN or infinity, as they are or once scaled
     ADAPTER_INCOMPATIBLE = "adapter_incompatible"
     ADAPTER_TOO_LARGE = "adapter_too_large"
@@ -94,6 +95,8 @@ class AdapterRef(Struct, frozen=True, tag="adapter", forbid_unknown_fields=True)
     name: str  # as the operator's users call it; for messages only
     path: str  # absolute folder holding adapter_config.json and the safetensors file
     revision: str  # changes whenever the files do
+    # Others may write to the folder; its revision is a `folder_state`, and holds for nothing else.
+    is_writable: bool = False
 
 
 class MergeStrategy(enum.Enum):
@@ -151,6 +154,11 @@ class MergedAdapters(Struct, frozen=True, tag="merged", forbid_unknown_fields=Tr
     def name(self) -> str:
         """The parts' names; for messages only."""
         return ",".join(part.name for part in self.parts)
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether others may write to any part's folder."""
+        return any(part.is_writable for part in self.parts)
 
     @property
     def revision(self) -> str:

@@ -19,7 +19,9 @@ from lorax_serve.server.store.lease import Lease
 LOCAL: Final = "local"
 
 # How the engine says that an adapter's files are damaged, or not all there.
-_DAMAGED: Final = frozenset({ErrorCode.ADAPTER_CORRUPT, ErrorCode.MODEL_NOT_FOUND})
+_DAMAGED: Final = frozenset(
+    {ErrorCode.ADAPTER_CORRUPT, ErrorCode.ADAPTER_CHANGED, ErrorCode.MODEL_NOT_FOUND}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ NATIVE: dict[ErrorCode, tuple[HTTPStatus, str]] = {
     ErrorCode.SCHEMA_TOO_COMPLEX: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
     ErrorCode.MODEL_NOT_FOUND: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.ADAPTER_CORRUPT: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
+    ErrorCode.ADAPTER_CHANGED: (HTTPStatus.SERVICE_UNAVAILABLE, "generation"),
     ErrorCode.ADAPTER_NOT_FINITE: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.ADAPTER_INCOMPATIBLE: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.ADAPTER_TOO_LARGE: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
@@ -45,6 +46,7 @@ RETRY_AFTER = {
     ErrorCode.ENGINE_LOST: 5,
     ErrorCode.NOT_READY: 5,
     ErrorCode.ADAPTER_UNAVAILABLE: 5,
+    ErrorCode.ADAPTER_CHANGED: 1,
 }
 
 # What HTTP itself refuses, before any route has read a body.

@@ -21,6 +21,7 @@ import torch
 from lorax_serve.engine.adapters.device_pool import AdapterPool, AdapterSlot
 from lorax_serve.engine.adapters.eviction import UseHistory
 from lorax_serve.engine.adapters.host_store import HostSlab, HostStore
+from lorax_serve.engine.adapters.kept_adapters import KeptAdapters
 from lorax_serve.engine.adapters.known_digests import KnownDigests
 from lorax_serve.engine.adapters.loader import AdapterLoader, FailedLoad
 from lorax_serve.engine.adapters.matrices import BaseWeight
@@ -88,8 +89,8 @@ class AdapterExchange:
         self._digests = KnownDigests()
         self._failed: dict[AnyAdapterRef, RequestError] = {}
         self._pins = WaiterPins(self.pool, self.store)
-        # What arriving slots are copied from, pinned until they are there.
-        self._copying: dict[AdapterSlot, HostSlab] = {}
+        self.kept = KeptAdapters(self.pool, self.store)
+        self._copying: dict[AdapterSlot, HostSlab] = {}  # what they are copied from, pinned
         self._patience = Patience()  # of those that are on the host and find no room
         self._expected: frozenset[str] = frozenset()  # digests
         self._num_news = 0

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorax_serve.engine.adapters.read_memory import ReadMemory
-from lorax_serve.engine.adapters.refusal import Refusal, corrupt
+from lorax_serve.engine.adapters.refusal import Refusal, changed, corrupt
+from lorax_serve.ipc.folder_state import FileState
 from lorax_serve.ipc.types import ErrorCode
-
-_Stamp = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
     path: Path
     data: memoryview  # writable, and nobody else's
-    stamp: _Stamp  # changes whenever the file does
+    state: FileState  # when it was opened
 
 
 def read_file(path: Path, *, max_bytes: int, memory: ReadMemory) -> FileContent:
@@ -53,7 +52,7 @@ def read_file(path: Path, *, max_bytes: int, memory: ReadMemory) -> FileContent:
         os.close(descriptor)
     if not is_whole:
         raise _changed(path)
-    return FileContent(path, data, _stamp(status))
+    return FileContent(path, data, FileState.of(status))
 
 
 def _fill(data: memoryview, file: io.RawIOBase) -> bool:
@@ -70,10 +69,10 @@ def _fill(data: memoryview, file: io.RawIOBase) -> bool:
 def check_unchanged(content: FileContent) -> None:
     """Raises Refusal when the file is not the one that was read any more."""
     try:
-        stamp = _stamp(os.stat(content.path))
+        state = FileState.of(os.stat(content.path))
     except OSError:
         raise _changed(content.path) from None
-    if stamp != content.stamp:
+    if state != content.state:
         raise _changed(content.path)
 
 
@@ -90,9 +89,4 @@ def describe_garbage(data: bytes | memoryview) -> str | None:
 
 
 def _changed(path: Path) -> Refusal:
-    return corrupt(f"{path.name} changed while it was being read")
-
-
-def _stamp(status: os.stat_result) -> _Stamp:
-    times = (status.st_mtime_ns, status.st_ctime_ns)  # the former can be set to what it was
-    return (status.st_dev, status.st_ino, status.st_size, *times)
+    return changed(f"{path.name} changed while it was being read")

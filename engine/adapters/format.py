@@ -14,13 +14,15 @@ from lorax_serve.engine.adapters.config import CONFIG_NAME, AdapterConfig, parse
 from lorax_serve.engine.adapters.files import FileContent, check_unchanged, read_file
 from lorax_serve.engine.adapters.matrices import BaseWeight, pair_matrices
 from lorax_serve.engine.adapters.read_memory import ReadMemory
-from lorax_serve.engine.adapters.refusal import Refusal, incompatible
+from lorax_serve.engine.adapters.refusal import Refusal, changed, incompatible
 from lorax_serve.engine.adapters.tensor_file import WEIGHTS_NAME, read_layout, split_file
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.lull import no_pause
+from lorax_serve.ipc.folder_state import folder_state
 from lorax_serve.ipc.types import AdapterRef, ErrorCode
 from lorax_serve.kernels.lora import LoraSite
 
+_REPLACED = "its files were replaced after the request had come; send it again"
 LOADER_VERSION = b"1"  # raise it when the same files come to mean other numbers
 _PICKLE_NAMES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 _SHARDS = "adapter_model-*-of-*.safetensors"
@@ -57,7 +59,20 @@ def read_adapter(
             pause=pause,
         )
     except Refusal as refusal:
-        raise refusal.named(ref.name) from None
+        # Files that were replaced meanwhile say nothing about those that were meant.
+        told = changed(_REPLACED) if _was_replaced(ref) else refusal
+        raise told.named(ref.name) from None
+
+
+def _was_replaced(ref: AdapterRef, *opened: FileContent) -> bool:
+    """Whether the folder is not, or what was read of it was not, as the ref says."""
+    if not ref.is_writable:
+        return False
+    try:
+        state = folder_state(Path(ref.path), {file.path.name: file.state for file in opened})
+    except OSError:
+        return True
+    return state != ref.revision
 
 
 def _read(
@@ -77,6 +92,8 @@ def _read(
     # A folder being replaced must not give the old config with the new weights.
     check_unchanged(config_file)
     check_unchanged(weights_file)
+    if _was_replaced(ref, config_file, weights_file):
+        raise changed(_REPLACED)
     digest = _digest(LOADER_VERSION, config.canonical, weights_file.data)
     header, body = split_file(weights_file.data)
     kind = _digest(config.canonical, header)

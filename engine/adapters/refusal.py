@@ -23,6 +23,11 @@ def corrupt(*reasons: str) -> Refusal:
     return Refusal(ErrorCode.ADAPTER_CORRUPT, *reasons)
 
 
+def changed(*reasons: str) -> Refusal:
+    """The files are not those that the request meant; what lies there now may be sound."""
+    return Refusal(ErrorCode.ADAPTER_CHANGED, *reasons)
+
+
 def not_finite(*reasons: str) -> Refusal:
     """The files are whole, but not all of it are numbers that can be computed with."""
     return Refusal(ErrorCode.ADAPTER_NOT_FINITE, *reasons)

@@ -6,20 +6,18 @@ nothing can be learnt about files outside. The files in an adapter's folder may 
 whoever may write there is trusted with what the server can read.
 """
 
-import hashlib
 import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
+from lorax_serve.ipc.folder_state import folder_state
 from lorax_serve.ipc.types import AdapterRef
 from lorax_serve.server.errors import StartError, adapter_not_found
 from lorax_serve.server.sources.layout import adapter_folder
 from lorax_serve.server.store.content import CONFIG_FILE
 
-WEIGHT_PREFIX = "adapter_model."
 MAX_ID_CHARS = 512
 MAX_LISTED = 10_000
 
@@ -52,7 +50,7 @@ class LocalAdapters:
         """
         try:
             folder = self._folder(adapter_id)
-            return AdapterRef(name=adapter_id, path=str(folder), revision=_revision(folder))
+            return AdapterRef(adapter_id, str(folder), folder_state(folder), is_writable=True)
         except _NO_FOLDER:
             raise adapter_not_found(adapter_id) from None
 
@@ -133,29 +131,3 @@ def _folders(parent: Path) -> Iterator[str]:
     except OSError:
         return
     yield from (name for name in names if os.path.isdir(parent / name))  # False, never an error
-
-
-def _revision(folder: Path) -> str:
-    """A digest of the names and states of the files an adapter consists of."""
-    digest = hashlib.sha256()
-    with os.scandir(folder) as entries:
-        names = sorted(e.name for e in entries)
-    for name in names:
-        if name == CONFIG_FILE or name.startswith(WEIGHT_PREFIX):
-            digest.update(f"{name}\0{_state(folder / name)}\0".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def _state(path: Path) -> str:
-    """What changes with a file, read through links; "absent" for a link to nowhere.
-
-    Archives unpack other bytes of the same size with the same modification time, and the inode may
-    be that of the file before; the time of the last change (st_ctime) nobody can set.
-    """
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return "absent"
-    kind = stat.S_IFMT(status.st_mode)
-    times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
-    return f"{kind} {status.st_size} {times} {status.st_dev} {status.st_ino}"

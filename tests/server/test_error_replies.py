@@ -27,6 +27,7 @@ RAISED_BY_CLIENT = {
     ErrorCode.SCHEMA_TOO_COMPLEX: ValidationError,
     ErrorCode.MODEL_NOT_FOUND: GenerationError,
     ErrorCode.ADAPTER_CORRUPT: GenerationError,
+    ErrorCode.ADAPTER_CHANGED: GenerationError,
     ErrorCode.ADAPTER_NOT_FINITE: GenerationError,
     ErrorCode.ADAPTER_INCOMPATIBLE: GenerationError,
     ErrorCode.ADAPTER_TOO_LARGE: GenerationError,

@@ -1,5 +1,6 @@
 """An EngineCore whose link, adapters and model are fakes, driven step by step."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -62,6 +63,18 @@ class FakeSlot:
 
 
 @dataclass
+class FakeKept:
+    digests: Counter[str] = field(default_factory=Counter)
+
+    def keep(self, digest: str) -> None:
+        self.digests[digest] += 1
+
+    def let_go(self, digest: str) -> None:
+        assert self.digests[digest] > 0
+        self.digests[digest] -= 1
+
+
+@dataclass
 class FakeAdapters:
     """`capacity` slots; an adapter becomes resident `delay` polls after it is asked for.
 
@@ -79,6 +92,7 @@ class FakeAdapters:
     expected: set[AdapterRef] = field(default_factory=set)
     asked_even_arriving: list[tuple[str, bool]] = field(default_factory=list)
     num_changes: int = 0
+    kept: FakeKept = field(default_factory=FakeKept)
 
     def is_settled(self, ref: AdapterRef) -> bool:
         return ref in self.resident or (ref.name in self.broken and self.loading.get(ref) == 0)
@@ -201,6 +215,7 @@ class Harness:
         for _ in range(limit):
             busy = self.step()
             if not busy and not self.scheduler.num_waiting and not self.link.inbox:
+                assert not any(self.adapters.kept.digests.values()), "nobody waits halfway"
                 return
         raise AssertionError(f"still busy after {limit} steps")
 
@@ -222,7 +237,7 @@ class Harness:
 
 
 def adapter_ref(name: str) -> AdapterRef:
-    return AdapterRef(name=name, path=f"/adapters/{name}", revision="1")
+    return AdapterRef(name=name, path=f"/adapters/{name}", revision="1", is_writable=True)
 
 
 def request(

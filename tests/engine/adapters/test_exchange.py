@@ -401,7 +401,7 @@ def test_files_rewritten_all_the_time_give_old_or_new_or_a_clean_error(
     finally:
         stop.set()
         vandal.join()
-    assert seen.keys() <= sound | {ErrorCode.ADAPTER_CORRUPT.value}
+    assert seen.keys() <= sound | {ErrorCode.ADAPTER_CORRUPT.value, ErrorCode.ADAPTER_CHANGED.value}
     assert_holds(bench.memory, bench.acquired(adapter_ref(folder, revision="last")), folder)
 
 

@@ -316,7 +316,7 @@ def test_files_that_change_under_our_hands_are_noticed(
     monkeypatch.setattr(format_module, "_read_weights", read_then_harm)
     with pytest.raises(AdapterRejected, match="changed while it was being read") as caught:
         read_adapter(adapter_ref(good_adapter), SITES, max_rank=64)
-    assert caught.value.code is ErrorCode.ADAPTER_CORRUPT
+    assert caught.value.code is ErrorCode.ADAPTER_CHANGED
 
 
 def test_a_file_that_shrinks_inside_the_read_is_noticed(

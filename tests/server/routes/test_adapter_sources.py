@@ -219,7 +219,10 @@ async def test_a_running_request_holds_its_files(serve: Serve, path: str) -> Non
                 await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("code", [ErrorCode.ADAPTER_CORRUPT, ErrorCode.MODEL_NOT_FOUND])
+DAMAGED = (ErrorCode.ADAPTER_CORRUPT, ErrorCode.ADAPTER_CHANGED, ErrorCode.MODEL_NOT_FOUND)
+
+
+@pytest.mark.parametrize("code", DAMAGED)
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", BODIES)
 async def test_fault_15_what_the_engine_finds_damaged_is_fetched_again_once(
@@ -235,7 +238,7 @@ async def test_fault_15_what_the_engine_finds_damaged_is_fetched_again_once(
 
 async def test_other_failures_of_the_engine_fetch_nothing_again(serve: Serve) -> None:
     async with serve() as served:
-        for code in set(ErrorCode) - {ErrorCode.ADAPTER_CORRUPT, ErrorCode.MODEL_NOT_FOUND}:
+        for code in set(ErrorCode).difference(DAMAGED):
             served.engine.script = [ServeError(code, "No such luck.")]
             await (await served.post("/generate", "org/open")).read()
         assert served.hub.num_weight_requests == 1
