@@ -1,0 +1,152 @@
+"""Faults 15 to 17 of docs/faults.md on the real server: damaged, not finite, and unfitting adapters
+of a hub. `-k row_16` selects those of a row.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hub_stand_in import HubStandIn, Repository, hub_in_thread
+from live_server import LiveServer
+from peft_adapters import (
+    BAD_ADAPTERS,
+    CONFIG_NAME,
+    MAX_RANK,
+    WEIGHTS_NAME,
+    BadAdapter,
+    build_adapter,
+    edit_tensors,
+)
+from tiny_models import build_tiny_model
+from tiny_tokenizers import write_byte_level
+
+GOOD = "org/good"
+DAMAGED = ("truncated header", "truncated body", "extra bytes", "html", "lfs pointer", "empty")
+NOT_FINITE = ("nan", "infinity")
+UNFITTING = (
+    *("wrong base width", "wrong base output", "A without B", "B without A", "unknown module"),
+    *("rank over the maximum", "config rank differs", "pattern rank differs"),
+)
+BY_NAME = {bad.name: bad for bad in BAD_ADAPTERS}
+
+
+@dataclass(frozen=True)
+class Site:
+    server: LiveServer
+    hub: HubStandIn
+    root: Path
+
+    def complete(self, model: str) -> tuple[int, Any]:
+        body = {"model": model, "adapter_source": "hub", "prompt": "abc", "max_tokens": 8}
+        return self.server.post("/v1/completions", {**body, "temperature": 0})
+
+    def base_text(self) -> str:
+        body = {"inputs": "abc", "parameters": {"max_new_tokens": 8}}
+        status, reply = self.server.post("/generate", body)
+        assert status == 200, reply
+        return str(reply["generated_text"])
+
+    def text(self, model: str) -> str:
+        status, reply = self.complete(model)
+        assert status == 200, reply
+        return str(reply["choices"][0]["text"])
+
+    def error(self, model: str) -> dict[str, Any]:
+        status, reply = self.complete(model)
+        assert status == 422, reply
+        return dict(reply["error"])
+
+    def spoiled(self, bad: BadAdapter) -> str:
+        """Publishes the good adapter, spoiled, under a name of its own."""
+        name = bad.name.replace(" ", "-")
+        folder = self.root / name
+        shutil.copytree(self.root / "good", folder)
+        bad.spoil(folder)
+        self.hub.repositories[f"org/{name}"] = Repository([content(folder)])
+        return f"org/{name}"
+
+    def num_fetched(self, model: str) -> int:
+        return len([seen for seen in self.hub.paths(WEIGHTS_NAME) if model in seen.path]) // 2
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in (CONFIG_NAME, WEIGHTS_NAME)}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    root = tmp_path_factory.mktemp("fault-rows")
+    base = build_tiny_model("llama", root / "model")
+    write_byte_level(root / "model", vocab_size=300)
+    build_adapter(root / "good", base, targets=["q_proj", "v_proj"])
+    repositories = {GOOD: Repository([content(root / "good")])}
+    options = ("--model-id", root / "model", "--adapter-cache-dir", root / "kept")
+    with hub_in_thread(lambda: HubStandIn(repositories)) as hub:
+        more = ("--hub-endpoint", hub.url, "--num-threads", "1")
+        limits = ("--max-adapter-rank", str(MAX_RANK))
+        with LiveServer(*options, *more, *limits, log=root / "log") as server:
+            yield Site(server, hub, root)
+    assert "Traceback" not in (root / "log").read_text()
+
+
+@pytest.fixture(autouse=True)
+def others_are_unaffected(site: Site) -> Iterator[None]:
+    before = site.base_text(), site.text(GOOD)
+    assert before[0] != before[1]
+    engine_pid = site.server.engine_pid
+    yield
+    assert (site.base_text(), site.text(GOOD)) == before
+    assert site.server.engine_pid == engine_pid
+
+
+@pytest.mark.parametrize("kind", DAMAGED, ids=lambda kind: f"row_15-{kind}")
+def test_fault_15_damaged_is_said_and_fetched_again_once(site: Site, kind: str) -> None:
+    model = site.spoiled(BY_NAME[kind])
+    for num_fetched in (1, 2, 2):
+        error = site.error(model)
+        assert error["code"] == "adapter_corrupt"
+        assert WEIGHTS_NAME in error["message"] and BY_NAME[kind].says in error["message"]
+        assert site.num_fetched(model) == num_fetched
+
+
+@pytest.mark.parametrize("kind", NOT_FINITE, ids=lambda kind: f"row_16-{kind}")
+def test_fault_16_not_finite_is_said_and_not_fetched_again(site: Site, kind: str) -> None:
+    model = site.spoiled(BY_NAME[kind])
+    for _ in range(2):
+        assert site.error(model)["code"] == "adapter_not_finite"
+    assert site.num_fetched(model) == 1
+
+
+def test_fault_16_a_scale_that_overflows_row_16(site: Site) -> None:
+    def huge(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: torch.full_like(tensor, 3e38) for name, tensor in tensors.items()}
+
+    bad = BadAdapter("scale-overflow", lambda f: edit_tensors(f, huge), BY_NAME["nan"].code, "")
+    error = site.error(site.spoiled(bad))
+    assert error["code"] == "adapter_not_finite"
+
+
+@pytest.mark.parametrize("kind", UNFITTING, ids=lambda kind: f"row_17-{kind}")
+def test_fault_17_what_does_not_fit_is_said_and_not_fetched_again(site: Site, kind: str) -> None:
+    model = site.spoiled(BY_NAME[kind])
+    for _ in range(2):
+        error = site.error(model)
+        assert error["code"] == BY_NAME[kind].code.value
+        assert BY_NAME[kind].says in error["message"]
+    assert site.num_fetched(model) == 1
+
+
+def test_fault_17_at_most_five_offenders_are_listed_row_17(site: Site) -> None:
+    def more(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        unknown = {f"unknown.{number}.weight": torch.zeros(2) for number in range(9)}
+        return tensors | unknown
+
+    code = BY_NAME["dora"].code
+    error = site.error(site.spoiled(BadAdapter("nine", lambda f: edit_tensors(f, more), code, "")))
+    assert error["code"] == code.value
+    assert error["message"].count("unknown.") == 5

@@ -1,0 +1,109 @@
+"""Tenants on the real server: whose prompt blocks are found again, and what is shown to others.
+
+Times are not asserted: `cached_tokens` says how much of a prompt was not computed, which is all
+that the time to the first token could tell.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub_stand_in import HubStandIn, Repository, hub_in_thread
+from live_server import LiveServer
+from peft_adapters import CONFIG_NAME, WEIGHTS_NAME, build_adapter
+from tiny_models import build_tiny_model
+from tiny_tokenizers import write_byte_level
+
+ALICE, BOB = "hf_canary_of_alice", "hf_canary_of_bob"
+PROMPT = "canary of a prompt, long enough to fill some blocks of the cache: "
+
+
+@dataclass(frozen=True)
+class Site:
+    server: LiveServer
+    log: Path
+
+    def ask(self, prompt: str, token: str | None = None, **more: object) -> tuple[int, Any]:
+        body = {"model": "org/shared", "adapter_source": "hub", "prompt": prompt, "max_tokens": 4}
+        return self.server.post("/v1/completions", body | {"api_token": token} | more)
+
+    def num_cached(self, prompt: str, token: str | None = None, **more: object) -> int:
+        status, reply = self.ask(prompt, token, **more)
+        assert status == 200, reply
+        return int(reply["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    root = tmp_path_factory.mktemp("tenants")
+    base = build_tiny_model("llama", root / "model")
+    write_byte_level(root / "model", vocab_size=300)
+    build_adapter(root / "shared", base, targets=["q_proj"])
+    files = {name: (root / "shared" / name).read_bytes() for name in (CONFIG_NAME, WEIGHTS_NAME)}
+    repositories = {"org/shared": Repository([files], {ALICE, BOB})}
+    options = ("--model-id", root / "model", "--adapter-cache-dir", root / "kept")
+    with hub_in_thread(lambda: HubStandIn(repositories)) as hub:
+        more = ("--hub-endpoint", hub.url, "--num-threads", "1")
+        with LiveServer(*options, *more, log=root / "log") as server:
+            yield Site(server, root / "log")
+
+
+def test_prefix_same_tenant(site: Site) -> None:
+    prompt = "same tenant " + PROMPT
+    assert site.num_cached(prompt, ALICE) == 0
+    assert 0 < site.num_cached(prompt, ALICE) < len(prompt)
+
+
+def test_prefix_isolation(site: Site) -> None:
+    prompt = "isolation " + PROMPT
+    assert site.num_cached(prompt, ALICE) == 0
+    assert site.num_cached(prompt, BOB) == 0
+    assert site.num_cached(prompt, ALICE) == site.num_cached(prompt, BOB) > 0
+
+
+def test_cache_salt(site: Site) -> None:
+    """It divides one tenant's prompts, and joins nobody's to another's."""
+    prompt = "salt " + PROMPT
+    assert site.num_cached(prompt, ALICE, cache_salt="x") == 0
+    assert site.num_cached(prompt, ALICE, cache_salt="y") == 0
+    assert site.num_cached(prompt, ALICE) == 0
+    assert site.num_cached(prompt, BOB, cache_salt="x") == 0
+    assert site.num_cached(prompt, ALICE, cache_salt="x") > 0
+
+
+def test_timing_oracle_a_guess_of_anothers_prompt_is_computed_whole(site: Site) -> None:
+    """Bob's reply to Alice's prompt is that to a prompt nobody ever sent: in all but the ids."""
+    known, unknown = "1 " + PROMPT, "2 " + PROMPT
+    site.num_cached(known, ALICE)
+    replies = [site.ask(prompt, BOB)[1] for prompt in (known, unknown)]
+    details = [reply["usage"] for reply in replies]
+    assert details[0] == details[1]
+    assert details[0]["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert replies[0].keys() == replies[1].keys()
+
+
+def test_grep_the_world(site: Site) -> None:
+    """Prompts and tokens, of requests that went well and badly, are shown to nobody."""
+    prompt = "world " + PROMPT
+    assert site.ask(prompt, ALICE)[0] == 200
+    bodies = [
+        site.ask(prompt, "hf_canary_of_nobody"),
+        site.ask(prompt, ALICE, max_tokens=-1),
+        site.ask(prompt, ALICE, response_format={"type": prompt}),
+        site.ask(prompt * 1000, ALICE),
+    ]
+    assert all(status >= 400 for status, _ in bodies), bodies
+    shown = {"errors": repr(bodies), "log": site.log.read_text()}
+    for path in ("/metrics", "/adapters", "/v1/models", "/ready"):
+        shown[path] = site.server.get(path)[1].decode()
+    for pid in site.server.group():
+        for file in ("cmdline", "comm", "environ"):
+            shown[f"{file} of {pid}"] = Path(f"/proc/{pid}/{file}").read_bytes().decode()
+    assert "lorax_adapter_requests_total" in shown["/metrics"]
+    assert shown["log"]
+    for where, text in shown.items():
+        assert "canary" not in text.lower(), where
+    assert "org/shared" not in shown["/metrics"] + shown["/v1/models"]
