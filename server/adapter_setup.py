@@ -37,6 +37,7 @@ def build_resolver(
         max_adapter_bytes=config.max_adapter_bytes,
         max_downloads=config.max_adapter_downloads,
         deadline=config.adapter_download_timeout,
+        max_waiting=config.max_waiting_requests,
     )
     sources = {source.name: source for source in _sources(config)}
     remote = RemoteAdapters(sources, open_store(config), limits)

@@ -79,6 +79,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     shutdown_timeout: Annotated[float, Meta(ge=0, le=3600)] = 30.0  # seconds
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 8 * 2**20
     max_concurrent_requests: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    max_waiting_requests: Annotated[int, Meta(ge=1, le=100_000)] = 256
     max_stop_sequences: Annotated[int, Meta(ge=0, le=1024)] = 16
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.AUTO

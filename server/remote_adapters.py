@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.authority import Authority
 from lorax_serve.server.download_places import DownloadPlaces
 from lorax_serve.server.errors import ServeError, UnservedSource, adapter_not_found
+from lorax_serve.server.places import Place, WaitingRoom
 from lorax_serve.server.single_flight import SingleFlight
 from lorax_serve.server.sources.source import (
     NotFoundOrForbidden,
@@ -46,6 +47,7 @@ class FetchLimits:
     stall_seconds: float = 2.0  # without a byte, until a download no longer counts among them
     deadline: float = 120.0  # seconds a request waits for its adapter's files
     patience: float = 5.0  # and for news of a public adapter that is here already
+    max_waiting: int = 256  # requests; half of them may wait for the same, by the same credential
 
 
 class RemoteAdapters:
@@ -64,6 +66,12 @@ class RemoteAdapters:
         )
         self._waits: set[asyncio.Timeout] = set()
         self._stopped = False
+        # By whether the name's bytes are here: who waits for a permission alone is not crowded out
+        # by who waits for a download.
+        self._rooms = {
+            is_here: WaitingRoom(limits.max_waiting, number_each=math.ceil(limits.max_waiting / 2))
+            for is_here in (True, False)
+        }
         self._places = {
             name: DownloadPlaces(limits.max_downloads, stall_seconds=limits.stall_seconds)
             for name in sources
@@ -99,26 +107,54 @@ class RemoteAdapters:
         return self._store.fetch_counts
 
     async def lease(
-        self, source_name: str, adapter_id: str, token: str | None, *, anew: bool = False
+        self,
+        source_name: str,
+        adapter_id: str,
+        token: str | None,
+        *,
+        anew: bool = False,
+        place: Place | None = None,
     ) -> tuple[RemoteAdapter, Lease]:
         """What the name means, and the files, as this caller may have them; the caller ends the
         lease.
 
-        `anew`: ask the source which bytes the name means now, whatever it said before.
+        `anew`: ask the source which bytes the name means now, whatever it said before. `place` is
+        left for as long as the source is waited for; without one, the wait is an operator's and
+        counts against nobody.
 
         Raises:
             UnservedSource: there is no such source here.
             ServeError: INVALID_REQUEST for an id that can name nothing; MODEL_NOT_FOUND for one
                 that names nothing this caller may use; ADAPTER_TOO_LARGE, ADAPTER_INCOMPATIBLE,
-                ADAPTER_UNAVAILABLE, ADAPTER_INTEGRITY, INSUFFICIENT_STORAGE.
+                ADAPTER_UNAVAILABLE, ADAPTER_INTEGRITY, INSUFFICIENT_STORAGE; ADAPTER_QUEUE_FULL
+                when too many wait for sources already.
         """
         source = self._sources.get(source_name)
         if source is None:
             raise UnservedSource(self.names)
         source.check_id(adapter_id)
+        with self._explained(source_name, adapter_id):
+            if not anew and (here := await self._here(source, adapter_id, token)) is not None:
+                return here
+            if place is None:
+                return await self._asked(source, adapter_id, token, anew=anew)
+            is_here = self._store.last_meaning(source_name, adapter_id) is not None
+            waits_for = (source_name, adapter_id, self._authority.fingerprint(token))
+            with self._rooms[is_here].enter(waits_for):
+                place.leave()
+                adapter, lease = await self._asked(source, adapter_id, token, anew=anew)
+                try:
+                    await place.take_again()
+                except BaseException:
+                    lease.release()
+                    raise
+                return adapter, lease
+
+    @contextmanager
+    def _explained(self, source_name: str, adapter_id: str) -> Iterator[None]:
+        """What a source failed with, as the ServeError that a client gets."""
         try:
-            async with self._wait():
-                return await self._lease(source, adapter_id, token, anew=anew)
+            yield
         except NotFoundOrForbidden:
             raise adapter_not_found(adapter_id) from None
         except TimeoutError:
@@ -159,19 +195,39 @@ class RemoteAdapters:
             finally:
                 self._waits.remove(wait)
 
-    async def _lease(
+    async def _here(
+        self, source: Source, adapter_id: str, token: str | None
+    ) -> tuple[RemoteAdapter, Lease] | None:
+        """What can be had without asking the source for anything. Raises NotFoundOrForbidden."""
+        adapter = self._authority.remembered(source.name, adapter_id, token)
+        if adapter is None:
+            return None
+        async with self._wait():
+            lease = await self._stored(adapter)
+            return None if lease is None else await self._remembering(adapter_id, adapter, lease)
+
+    async def _asked(
         self, source: Source, adapter_id: str, token: str | None, *, anew: bool
     ) -> tuple[RemoteAdapter, Lease]:
         resolve = self._authority.resolve_anew if anew else self._authority.resolve
-        adapter = await resolve(source, adapter_id, token)
+        async with self._wait():
+            adapter = await resolve(source, adapter_id, token)
+            lease = await self._stored(adapter)
+            if lease is None:
+                try:
+                    lease = await self._fetch(source, adapter_id, adapter, token)
+                except (NotFoundOrForbidden, SourceCorrupt):  # the name may mean other bytes by now
+                    self._authority.revoke(source, adapter_id, token)
+                    raise
+            return await self._remembering(adapter_id, adapter, lease)
+
+    async def _stored(self, adapter: RemoteAdapter) -> Lease | None:
         _check_files(adapter.files, self._limits.max_adapter_bytes)
-        lease = await self._store.lease(adapter)
-        if lease is None:
-            try:
-                lease = await self._fetch(source, adapter_id, adapter, token)
-            except (NotFoundOrForbidden, SourceCorrupt):  # the name may mean other bytes by now
-                self._authority.revoke(source, adapter_id, token)
-                raise
+        return await self._store.lease(adapter)
+
+    async def _remembering(
+        self, adapter_id: str, adapter: RemoteAdapter, lease: Lease
+    ) -> tuple[RemoteAdapter, Lease]:
         try:
             await self._store.remember(adapter_id, adapter, lease)
         except BaseException:

@@ -70,6 +70,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "admin_key": ("a key", Secret("a key")),
     "shutdown_timeout": ("2.5", 2.5),
     "max_concurrent_requests": ("10", 10),
+    "max_waiting_requests": ("9", 9),
     "max_body_bytes": ("64kB", 64_000),
     "max_stop_sequences": ("2", 2),
     "log_level": ("warning", LogLevel.WARNING),
