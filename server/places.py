@@ -1,8 +1,8 @@
-"""Room for requests: places for those that are served, and rooms for those that wait for a source.
+"""Room for requests: places for those that are served, rooms for those that wait for a source.
 
-A place is what a request needs to be prepared and generated for. While its adapter's source keeps it
-waiting it needs none of that, so it gives the place to others and waits in a room that has bounds of
-its own. Then a source that hangs can fill that room, and takes no place from adapters that are here.
+A place is what a request needs to be prepared and generated for. While its adapter's source keeps
+it waiting it needs none of that, so it gives the place to others and waits in a room with bounds of
+its own. A source that hangs can fill that room, and takes no place from adapters that are here.
 """
 
 import asyncio

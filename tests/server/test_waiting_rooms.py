@@ -1,4 +1,4 @@
-"""Requests that wait for a source, beside those that need none: over HTTP, with a hub that hangs."""
+"""Requests that wait for a source, beside those that do not: over HTTP, with a hub that hangs."""
 
 import asyncio
 from collections.abc import AsyncIterator
