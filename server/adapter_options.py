@@ -69,7 +69,8 @@ ADAPTERS: Final = Group(
             metavar="NAMES",
             repeats=True,
             help="adapters, as in support,team/ops, that are loaded before the server is "
-            "ready; it does not start without them",
+            "ready; it does not start without them; not Predibase's, which only "
+            "their caller's token opens",
             unset="none",
             lorax_env=("PRELOADED_ADAPTER_IDS",),
         ),

@@ -216,6 +216,38 @@ def test_a_wrong_value_is_one_sentence_and_exit_2(
     assert said.out == ""
 
 
+PBASE = ("--adapter-source", "pbase")
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--preload-source", "pbase", "--preload", "team/1"], "--preload team/1: a Predibase"),
+        (["--preload-source=PBase", "--pin", "hf://org/one"], "--pin hf://org/one: a Predibase"),
+        ([*PBASE, "--preload", "hf://org/one, team/1"], "--preload team/1: a Predibase adapter"),
+    ],
+)
+def test_an_adapter_that_needs_its_callers_token_is_not_there_at_start(
+    argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(argv, {"PREDIBASE_API_TOKEN": "pb_of_the_operator"})
+    assert caught.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [*PBASE, "--preload", "hf://org/one,s3://bucket/two,/adapters/three"],
+        [*PBASE, "--preload", "team/1", "--preload-source", "hub"],
+        ["--preload-source", "pbase"],
+    ],
+)
+def test_others_are_there_at_start_where_predibase_is_served(argv: list[str]) -> None:
+    parse(argv, {})
+
+
 def test_no_home_folder_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
