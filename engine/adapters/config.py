@@ -59,7 +59,10 @@ _INFORMATIVE = frozenset(
         "task_type",
     }
 )
-# Initializations that leave the base weights as they are. Any other one may have changed them.
+# Initializations that leave the base weights as they are. Any other one may have changed them, and
+# what was trained is right on the changed base alone. LoRA-GA is one of those: PEFT subtracts the
+# first `scale * B A` from each base weight, as for PiSSA and OLoRA, though it loads such an adapter
+# without a word. One that was converted when it was saved says `true` here.
 _SERVED_INITS = frozenset({"true", "false", "gaussian", "eva", "orthogonal", "mica"})
 
 
