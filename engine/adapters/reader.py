@@ -43,7 +43,11 @@ class AdapterReader:
         """Raises AdapterRejected."""
         if isinstance(ref, MergedAdapters):
             weights = read_merged(
-                ref, self.sites, max_rank=self.max_rank, base_weight=self.base_weight
+                ref,
+                self.sites,
+                max_rank=self.max_rank,
+                max_elements=self._max_merged_elements,
+                base_weight=self.base_weight,
             )
         else:
             weights = read_adapter(
@@ -64,6 +68,13 @@ class AdapterReader:
                 num_fields=len(weights.unknown_config_fields),
             )
         return weights
+
+    @property
+    def _max_merged_elements(self) -> int:
+        """What a merge may take where its rank is ours to choose: not all of a tier, which others
+        need too.
+        """
+        return min(self.device_bytes, self.host_bytes) // 2 // self.dtype.itemsize
 
     def _check_size(self, weights: LoraWeights) -> None:
         """Raises AdapterRejected when the adapter is larger than either tier."""
