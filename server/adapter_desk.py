@@ -7,10 +7,11 @@ from prometheus_client import CollectorRegistry
 from lorax_serve.server.adapter_metrics import AdapterMetrics
 from lorax_serve.server.adapter_operations import AdapterOperations
 from lorax_serve.server.adapter_records import AdapterRecords
-from lorax_serve.server.adapter_resolver import AdapterResolver
+from lorax_serve.server.adapter_resolver import LOCAL, AdapterResolver
 from lorax_serve.server.adapter_status import AdapterStatuses
 from lorax_serve.server.engine import Engine
 from lorax_serve.server.fetch_metrics import FetchMetrics
+from lorax_serve.server.name_hints import NameHints
 from lorax_serve.server.sources.local import LocalAdapters
 
 
@@ -19,6 +20,7 @@ class AdapterDesk:
     records: AdapterRecords
     operations: AdapterOperations
     statuses: AdapterStatuses
+    hints: NameHints
 
 
 def open_desk(
@@ -35,4 +37,9 @@ def open_desk(
     records = AdapterRecords(metrics)
     operations = AdapterOperations(engine, resolver, local, records, base_names=base_names)
     statuses = AdapterStatuses(engine, resolver, local, records, operations, metrics)
-    return AdapterDesk(records, operations, statuses)
+
+    def everybodys() -> list[str]:
+        aliases = [name for name, target in resolver.aliases if target.source == LOCAL]
+        return [*aliases, *local.list()]
+
+    return AdapterDesk(records, operations, statuses, NameHints(everybodys))

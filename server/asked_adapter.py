@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
 from lorax_serve.server.adapter_records import AdapterRecord
-from lorax_serve.server.adapter_resolver import ResolvedAdapter
-from lorax_serve.server.errors import ServeError
+from lorax_serve.server.adapter_resolver import LOCAL, ResolvedAdapter
+from lorax_serve.server.errors import ServeError, adapter_not_found
 from lorax_serve.server.places import Place
 from lorax_serve.server.request import GenerationRequest, Merge
 from lorax_serve.server.service import Service
@@ -66,6 +66,10 @@ async def _resolve(
     except ServeError as error:
         meant = resolver.target(adapter_id, source)
         service.desk.records.unresolved(meant.source, adapter_id, error.code)
+        if meant.source == LOCAL and error.code is ErrorCode.MODEL_NOT_FOUND:
+            raise adapter_not_found(
+                adapter_id, await service.desk.hints.closest(adapter_id)
+            ) from None
         raise
 
 
