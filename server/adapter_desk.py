@@ -13,6 +13,7 @@ from lorax_serve.server.engine import Engine
 from lorax_serve.server.fetch_metrics import FetchMetrics
 from lorax_serve.server.name_hints import NameHints
 from lorax_serve.server.sources.local import LocalAdapters
+from lorax_serve.server.sources.servable import servable_names
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,6 @@ def open_desk(
 
     def everybodys() -> list[str]:
         aliases = [name for name, target in resolver.aliases if target.source == LOCAL]
-        return [*aliases, *local.list()]
+        return [*aliases, *servable_names(local)]
 
     return AdapterDesk(records, operations, statuses, NameHints(everybodys))

@@ -44,8 +44,9 @@ class NameHints:
 def _closest(name: str, names: Sequence[str]) -> str | None:
     def likeness(other: str) -> int:
         """At a glance: characters that are the same, counted from the front and from the back."""
-        front = sum(map(operator.eq, name, other))
-        return front + sum(map(operator.eq, reversed(name), reversed(other)))
+        front: int = sum(map(operator.eq, name, other))
+        back: int = sum(map(operator.eq, reversed(name), reversed(other)))
+        return front + back
 
     near = heapq.nlargest(_MAX_COMPARED, names, key=likeness)
     found = difflib.get_close_matches(name, near, 1, _LIKENESS)

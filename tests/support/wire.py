@@ -91,7 +91,8 @@ def write_files(folder: Path) -> Path:
     for name in ADAPTERS:
         adapter = folder / "adapters" / name
         adapter.mkdir(parents=True)
-        (adapter / "adapter_config.json").write_text("{}")
+        (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        (adapter / "adapter_model.safetensors").touch()
     return folder
 
 
