@@ -272,7 +272,7 @@ async def test_status_joins_records_and_tiers(desk: Desk) -> None:
     ref = desk.engine.requests[-1].adapter
     assert ref is not None
     desk.engine.report = AdapterReport(
-        [AdapterState("d", (ref.revision,), 16, 100, 90, False, 2, 0.25, 1, 0)],
+        [AdapterState("0123456789abcdef", (ref.revision,), 16, 100, 90, False, 2, 0.25, 1, 0)],
         TierUse(1000, 100),
         TierUse(2000, 90),
     )
@@ -286,6 +286,7 @@ async def test_status_joins_records_and_tiers(desk: Desk) -> None:
         "source": "local",
         "alias_of": "local:alice",
         "revision": ref.revision[:12],
+        "digest": "0123456789ab",
         "tier": "device",
         "bytes": {"device": 100, "host": 90},
         "rank": 16,
@@ -299,6 +300,7 @@ async def test_status_joins_records_and_tiers(desk: Desk) -> None:
     others = await desk.status()
     assert others["team/ops"]["tier"] == "disk"
     assert others["team/ops"]["last_use_seconds"] is None
+    assert others["team/ops"]["digest"] is None
 
 
 async def test_another_name_of_the_same_bytes_does_not_take_the_counters_over(desk: Desk) -> None:
