@@ -116,13 +116,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     def log_level(self) -> LogLevel:
         return LogLevel.DEBUG if self.server.debug else self.server.log_level
 
-    def engine_config(self, *, endpoint: str, model_path: Path) -> EngineConfig:
+    def engine_config(
+        self, *, endpoint: str, model_path: Path, model_name: str = ""
+    ) -> EngineConfig:
         """For an engine that binds `endpoint` and serves the model in `model_path`."""
         return msgspec.convert(
             {
                 **self.engine,
                 "endpoint": endpoint,
                 "model_path": str(model_path),
+                "model_name": model_name,
                 "max_queued": self.server.max_concurrent_requests,
                 "log_level": self.log_level.value,
                 "log_json": self.logs_json,

@@ -125,7 +125,9 @@ class _Serving:
             raise
 
     def _engine_config(self, endpoint: str) -> EngineConfig:
-        return self._settings.engine_config(endpoint=endpoint, model_path=self._source.folder)
+        return self._settings.engine_config(
+            endpoint=endpoint, model_path=self._source.folder, model_name=self._source.model_id
+        )
 
     def _service(self, client: EngineClient) -> Service:
         config = self._settings.server

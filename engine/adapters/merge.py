@@ -82,6 +82,7 @@ def read_merged(
     *,
     max_rank: int,
     max_elements: int,
+    base_model: str = "",
     base_weight: BaseWeight | None = None,
 ) -> LoraWeights:
     """Read every part as `read_adapter` does, and merge them. Safe on any thread.
@@ -90,7 +91,7 @@ def read_merged(
     Raises AdapterRejected: for a part, under its own name, or for the merge.
     """
     parts = [
-        read_adapter(part, sites, max_rank=max_rank, base_weight=base_weight)
+        read_adapter(part, sites, max_rank=max_rank, base_model=base_model, base_weight=base_weight)
         for part in merge.parts
     ]
     return merge_weights(merge, parts, max_rank=max_rank, max_elements=max_elements)

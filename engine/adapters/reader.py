@@ -34,7 +34,8 @@ class AdapterReader:
     dtype: torch.dtype  # of the slabs
     device_bytes: int  # capacities of the tiers
     host_bytes: int
-    base_weight: BaseWeight | None = None  # see `read_adapter`
+    base_model: str = ""  # see `read_adapter`
+    base_weight: BaseWeight | None = None
     blueprints: Blueprints = field(default_factory=Blueprints)
     pause: Callable[[], None] = no_pause  # before a piece of work in Python
     memory: ReadMemory = field(default_factory=lambda: ReadMemory(_MAX_IDLE_MEMORY))
@@ -47,6 +48,7 @@ class AdapterReader:
                 self.sites,
                 max_rank=self.max_rank,
                 max_elements=self._max_merged_elements,
+                base_model=self.base_model,
                 base_weight=self.base_weight,
             )
         else:
@@ -54,6 +56,7 @@ class AdapterReader:
                 ref,
                 self.sites,
                 max_rank=self.max_rank,
+                base_model=self.base_model,
                 base_weight=self.base_weight,
                 blueprints=self.blueprints,
                 memory=self.memory,

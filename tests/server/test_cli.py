@@ -77,7 +77,14 @@ VALUES: dict[str, tuple[str, object]] = {
     "log_format": ("json", LogFormat.JSON),
     "debug": ("true", True),
 }
-FIELDS_SET_BY_THE_START = {"endpoint", "model_path", "max_queued", "log_level", "log_json"}
+FIELDS_SET_BY_THE_START = {
+    "endpoint",
+    "model_path",
+    "model_name",
+    "max_queued",
+    "log_level",
+    "log_json",
+}
 
 
 def value(option: Option, argv: list[str], environ: dict[str, str]) -> object:
