@@ -94,6 +94,12 @@ class Authority:
             return verdict.adapter
         return self._anybodys(source_name, adapter_id, caller, within=None)
 
+    def outlasting(
+        self, source: Source, adapter_id: str, token: str | None
+    ) -> RemoteAdapter | None:
+        """What this caller would be served if the source said nothing now."""
+        return self._still_counts(source, adapter_id, self.fingerprint(token))
+
     def revoke(self, source: Source, adapter_id: str, token: str | None) -> None:
         """The source went back on its word: ask it again."""
         self._verdicts.drop(source.name, adapter_id, self.fingerprint(token))

@@ -64,13 +64,17 @@ class WaitingRoom:
     def __len__(self) -> int:
         return self._num_waiting
 
+    def has_room(self, key: Hashable) -> bool:
+        return self._waiting[key] < self._number_each and self._num_waiting < self._number
+
     @contextmanager
     def enter(self, key: Hashable) -> Iterator[None]:
         """Wait for `key` in there. Raises ServeError (ADAPTER_QUEUE_FULL)."""
-        if self._waiting[key] >= self._number_each:
-            raise _too_many("this adapter's source")
-        if self._num_waiting >= self._number:
-            raise _too_many("adapters' sources")
+        if not self.has_room(key):
+            raise ServeError(
+                ErrorCode.ADAPTER_QUEUE_FULL,
+                "Too many requests wait for this adapter's source, or for sources at all.",
+            )
         self._num_waiting += 1
         self._waiting[key] += 1
         try:
@@ -80,9 +84,3 @@ class WaitingRoom:
             self._waiting[key] -= 1
             if not self._waiting[key]:
                 del self._waiting[key]
-
-
-def _too_many(waited_for: str) -> ServeError:
-    return ServeError(
-        ErrorCode.ADAPTER_QUEUE_FULL, f"Too many requests wait for {waited_for} already."
-    )

@@ -118,17 +118,7 @@ class RemoteAdapters:
                 return here
             if place is None:
                 return await self._asked(source, adapter_id, token, anew=anew)
-            is_here = self._store.last_meaning(source_name, adapter_id) is not None
-            waits_for = (source_name, adapter_id, self._authority.fingerprint(token))
-            with self._rooms[is_here].enter(waits_for):
-                place.leave()
-                adapter, lease = await self._asked(source, adapter_id, token, anew=anew)
-                try:
-                    await place.take_again()
-                except BaseException:
-                    lease.release()
-                    raise
-                return adapter, lease
+            return await self._asked_aside(source, adapter_id, token, place, anew=anew)
 
     def stop(self) -> None:
         """Whoever waits for an adapter is told that the server is shutting down."""
@@ -163,11 +153,35 @@ class RemoteAdapters:
     ) -> tuple[RemoteAdapter, Lease] | None:
         """What can be had without asking the source for anything. Raises NotFoundOrForbidden."""
         adapter = self._authority.remembered(source.name, adapter_id, token)
-        if adapter is None:
-            return None
+        return None if adapter is None else await self._held(adapter_id, adapter)
+
+    async def _held(
+        self, adapter_id: str, adapter: RemoteAdapter
+    ) -> tuple[RemoteAdapter, Lease] | None:
         async with self._wait():
             lease = await self._stored(adapter)
             return None if lease is None else await self._remembering(adapter_id, adapter, lease)
+
+    async def _asked_aside(
+        self, source: Source, adapter_id: str, token: str | None, place: Place, *, anew: bool
+    ) -> tuple[RemoteAdapter, Lease]:
+        """As `_asked`, in a room for those who wait instead of in the place."""
+        is_here = self._store.last_meaning(source.name, adapter_id) is not None
+        room = self._rooms[is_here]
+        waits_for = (source.name, adapter_id, self._authority.fingerprint(token))
+        if not room.has_room(waits_for):
+            known = self._authority.outlasting(source, adapter_id, token)
+            if known is not None and (held := await self._held(adapter_id, known)) is not None:
+                return held
+        with room.enter(waits_for):
+            place.leave()
+            adapter, lease = await self._asked(source, adapter_id, token, anew=anew)
+            try:
+                await place.take_again()
+            except BaseException:
+                lease.release()
+                raise
+            return adapter, lease
 
     async def _asked(
         self, source: Source, adapter_id: str, token: str | None, *, anew: bool

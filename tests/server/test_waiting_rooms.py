@@ -110,6 +110,7 @@ async def test_the_refusal_has_a_code_of_its_own_and_says_when_to_come_again(
         await site.hang("org/colder", NUM_WAITING // 2)
         reply = await site.reply("org/coldest")
         assert (await reply.json())["error"]["code"] == "adapter_queue_full"
+        assert await site.ask("org/stored") == 429, "it is not here yet"
         assert len(site.hub.paths("org/coldest")) == 0, "the hub is not asked for who cannot wait"
 
 
@@ -134,6 +135,29 @@ async def test_a_hub_that_says_nothing_takes_no_places_either(
         assert await site.ask("alice", "local") == 200
         site.hub.released.set()
         await asyncio.wait(waiting)
+
+
+async def test_what_is_anybodys_and_here_is_served_when_there_is_no_room_to_wait_for_news(
+    wire_files: Path, tmp_path: Path
+) -> None:
+    async with site_of(wire_files, tmp_path) as site:
+        assert await site.ask("org/stored") == 200
+        assert await site.ask("org/mine", token=ALICE) == 200
+        site.clock.now += TRUE_SECONDS + 1
+        site.hub.faults = [Fault("stall", on_info=True) for _ in range(9)]
+        waiting = await site.hang("org/stored", NUM_WAITING // 2)
+        assert not any(task.done() for task in waiting)
+        for _ in range(2 * NUM_PLACES):
+            assert await site.ask("org/stored") == 200
+        mine = [
+            asyncio.create_task(site.ask("org/mine", token=ALICE)) for _ in range(NUM_WAITING // 2)
+        ]
+        await asyncio.sleep(0.2)
+        assert await site.ask("org/mine", token=ALICE) == 429, "its owner has to be asked for"
+        assert await site.ask("org/stored") == 200
+        site.hub.released.set()
+        answers = await asyncio.gather(*waiting, *mine)
+        assert set(answers) == {200}
 
 
 async def test_who_leaves_leaves_the_room(wire_files: Path, tmp_path: Path) -> None:
