@@ -99,6 +99,7 @@ def assemble_model(
         on_loaded=on_loaded,
         # On a CPU the loop gives the interpreter away as long as it computes.
         pause=no_pause if device.type == "cpu" else lull.wait,
+        base_model=config.model_name,
         # PEFT saves a copy of these beside a LoRA on the head; an equal copy changes nothing.
         base_weight={
             "lm_head": model.lm_head.weight,

@@ -68,6 +68,7 @@ def describe(check: AdapterCheck) -> list[str]:
         AdapterRef(Path(check.path).name, check.path, ""),
         sites,
         max_rank=check.engine.max_adapter_rank,
+        base_model=check.engine.model_name,
         base_weight=base_weight,
     )
     layout = layout_of(weights, sites, transposed_a=False)

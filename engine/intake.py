@@ -9,7 +9,7 @@ from lorax_serve.engine.sequence import Sequence, SequenceId
 from lorax_serve.grammar.errors import GrammarError
 from lorax_serve.grammar.guide import Guide
 from lorax_serve.ipc.messages import Generate
-from lorax_serve.ipc.types import EngineInfo, ErrorCode, GrammarSpec
+from lorax_serve.ipc.types import EngineInfo, ErrorCode, GrammarKind, GrammarSpec
 
 
 class GuideSource(Protocol):
@@ -70,4 +70,6 @@ class Intake:
         try:
             return self._guides.create(grammar.kind.value, grammar.payload, grammar.digest)
         except GrammarError as error:
-            raise RequestError(ErrorCode.INVALID_JSON_SCHEMA, str(error)) from error
+            is_regex = grammar.kind is GrammarKind.OUTLINES_INDEX
+            code = ErrorCode.INVALID_REGEX if is_regex else ErrorCode.INVALID_JSON_SCHEMA
+            raise RequestError(code, str(error)) from error

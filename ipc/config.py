@@ -29,6 +29,7 @@ class AttentionBackendName(enum.Enum):
 class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str  # ipc:// address the engine binds
     model_path: str  # local Hugging Face folder
+    model_name: str = ""  # what clients call it; for messages only
     device: Device = Device.AUTO
     dtype: DType = DType.AUTO
     attention_backend: AttentionBackendName = AttentionBackendName.AUTO

@@ -36,9 +36,11 @@ class ErrorCode(enum.Enum):
     ADAPTER_INTEGRITY = "adapter_integrity"  # its source sent other bytes than it announced
     INSUFFICIENT_STORAGE = "insufficient_storage"
     INVALID_JSON_SCHEMA = "invalid_json_schema"
+    INVALID_REGEX = "invalid_regex"
     SCHEMA_TOO_COMPLEX = "schema_too_complex"
     UNSUPPORTED_PARAMETER = "unsupported_parameter"
     QUEUE_FULL = "queue_full"
+    ADAPTER_QUEUE_FULL = "adapter_queue_full"  # too many requests wait for its source
     NOT_READY = "not_ready"
     ENGINE_LOST = "engine_lost"
     SERVER_SHUTDOWN = "server_shutdown"

@@ -13,6 +13,7 @@ import msgspec
 
 from lorax_serve.ipc.adapter_check import AdapterCheck
 from lorax_serve.server.config import Settings
+from lorax_serve.server.demo import HUB_ID as DEMO_ID
 from lorax_serve.server.errors import StartError
 from lorax_serve.server.model_source import find_model_config
 from lorax_serve.server.sources.layout import adapter_folder
@@ -32,7 +33,8 @@ def check_adapter(path: str, settings: Settings) -> int:
         folder = find_model_config(settings.server, _say)
     except StartError as error:
         return _nothing_to_check(str(error))
-    engine = settings.engine_config(endpoint="", model_path=folder)
+    name = settings.server.model_id or DEMO_ID
+    engine = settings.engine_config(endpoint="", model_path=folder, model_name=name)
     inner = adapter_folder(lambda inner: os.path.lexists(Path(path, inner, CONFIG_FILE)))
     check = AdapterCheck(path=os.path.abspath(Path(path, inner)), engine=engine)
     environment = settings.surroundings.engine_environment

@@ -7,11 +7,13 @@ from prometheus_client import CollectorRegistry
 from lorax_serve.server.adapter_metrics import AdapterMetrics
 from lorax_serve.server.adapter_operations import AdapterOperations
 from lorax_serve.server.adapter_records import AdapterRecords
-from lorax_serve.server.adapter_resolver import AdapterResolver
+from lorax_serve.server.adapter_resolver import LOCAL, AdapterResolver
 from lorax_serve.server.adapter_status import AdapterStatuses
 from lorax_serve.server.engine import Engine
 from lorax_serve.server.fetch_metrics import FetchMetrics
+from lorax_serve.server.name_hints import NameHints
 from lorax_serve.server.sources.local import LocalAdapters
+from lorax_serve.server.sources.servable import servable_names
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class AdapterDesk:
     records: AdapterRecords
     operations: AdapterOperations
     statuses: AdapterStatuses
+    hints: NameHints
 
 
 def open_desk(
@@ -35,4 +38,9 @@ def open_desk(
     records = AdapterRecords(metrics)
     operations = AdapterOperations(engine, resolver, local, records, base_names=base_names)
     statuses = AdapterStatuses(engine, resolver, local, records, operations, metrics)
-    return AdapterDesk(records, operations, statuses)
+
+    def everybodys() -> list[str]:
+        aliases = [name for name, target in resolver.aliases if target.source == LOCAL]
+        return [*aliases, *servable_names(local)]
+
+    return AdapterDesk(records, operations, statuses, NameHints(everybodys))

@@ -53,8 +53,8 @@ ADAPTERS: Final = Group(
             flags=("--max-adapter-downloads",),
             name="max_adapter_downloads",
             metavar="NUMBER",
-            help="adapters fetched at the same time from one source; those that get no bytes do "
-            "not count",
+            help="adapters fetched at the same time from one source, and twice as many from all; "
+            "those that get next to no bytes do not count",
         ),
         Option(
             flags=("--adapter-download-timeout",),
@@ -69,7 +69,8 @@ ADAPTERS: Final = Group(
             metavar="NAMES",
             repeats=True,
             help="adapters, as in support,team/ops, that are loaded before the server is "
-            "ready; it does not start without them",
+            "ready; it does not start without them; not Predibase's, which only "
+            "their caller's token opens",
             unset="none",
             lorax_env=("PRELOADED_ADAPTER_IDS",),
         ),

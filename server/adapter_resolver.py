@@ -10,6 +10,7 @@ import msgspec
 from lorax_serve.ipc.types import AdapterRef, ErrorCode
 from lorax_serve.server.adapter_aliases import AdapterAliases, Target
 from lorax_serve.server.errors import ServeError, UnservedSource, adapter_not_found
+from lorax_serve.server.places import Place
 from lorax_serve.server.remote_adapters import RemoteAdapters
 from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.sources.source import RemoteAdapter
@@ -88,22 +89,35 @@ class AdapterResolver:
         )
 
     async def resolve(
-        self, adapter_id: str, source: str | None, token: str | None, *, anew: bool = False
+        self,
+        adapter_id: str,
+        source: str | None,
+        token: str | None,
+        *,
+        anew: bool = False,
+        place: Place | None = None,
     ) -> ResolvedAdapter:
-        """May take as long as a download; `anew` asks the source again which bytes it means.
+        """May take as long as a download, and leaves `place` meanwhile; `anew` asks the source
+        again which bytes it means.
 
         Raises ServeError; see the sources and RemoteAdapters.
         """
         target = self.target(adapter_id, source)
-        return await self.resolve_as(adapter_id, target, token, anew=anew)
+        return await self.resolve_as(adapter_id, target, token, anew=anew, place=place)
 
     async def resolve_as(
-        self, name: str, target: Target, token: str | None, *, anew: bool = False
+        self,
+        name: str,
+        target: Target,
+        token: str | None,
+        *,
+        anew: bool = False,
+        place: Place | None = None,
     ) -> ResolvedAdapter:
         """The target, under a name that may be another than its own."""
         is_alias = name != target.adapter_id
         try:
-            found = await self._find(target, token, anew=anew)
+            found = await self._find(target, token, anew=anew, place=place)
         except ServeError as error:
             if is_alias and error.code is ErrorCode.MODEL_NOT_FOUND:
                 raise adapter_not_found(name) from None  # what it stands for is nobody's business
@@ -112,14 +126,16 @@ class AdapterResolver:
         named = found.named_by_operator or self.aliases.get(name) == target
         return replace(found, ref=ref, named_by_operator=named)
 
-    async def _find(self, target: Target, token: str | None, *, anew: bool) -> ResolvedAdapter:
+    async def _find(
+        self, target: Target, token: str | None, *, anew: bool, place: Place | None
+    ) -> ResolvedAdapter:
         source, adapter_id = target.source, target.adapter_id
         if source == LOCAL:
             ref = self._local.resolve(adapter_id)
             return ResolvedAdapter(ref, LOCAL, named_by_operator=not adapter_id.startswith("/"))
         if self._remote is None or source not in self._remote.names:
             raise UnservedSource(self.sources)
-        adapter, lease = await self._remote.lease(source, adapter_id, token, anew=anew)
+        adapter, lease = await self._remote.lease(source, adapter_id, token, anew=anew, place=place)
         ref = AdapterRef(name=adapter_id, path=str(lease.path), revision=lease.digest)
         opened_by_token = token is not None and not adapter.public
         return ResolvedAdapter(ref, source, lease, opened_by_token=opened_by_token)

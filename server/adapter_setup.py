@@ -11,6 +11,7 @@ from lorax_serve.server.bucket_setup import (
     warn_of_open_places,
 )
 from lorax_serve.server.config import AdapterSource, ServerConfig
+from lorax_serve.server.downloads import DownloadLimits
 from lorax_serve.server.errors import StartError
 from lorax_serve.server.hub_setup import hub_endpoint
 from lorax_serve.server.remote_adapters import FetchLimits, RemoteAdapters
@@ -35,8 +36,9 @@ def build_resolver(
     """
     limits = FetchLimits(
         max_adapter_bytes=config.max_adapter_bytes,
-        max_downloads=config.max_adapter_downloads,
+        downloads=DownloadLimits(number=config.max_adapter_downloads),
         deadline=config.adapter_download_timeout,
+        max_waiting=config.max_waiting_requests,
     )
     sources = {source.name: source for source in _sources(config)}
     remote = RemoteAdapters(sources, open_store(config), limits)

@@ -18,6 +18,7 @@ from lorax_serve.server.schema.admin import AdapterList, AdapterStatus, Bytes, F
 from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.store.fetches import FetchUnderWay
 
+SHORT_DIGEST: Final = 12  # characters, as in the engine's log
 _REPORT_SECONDS: Final = 1.0  # how old a report may be, and how long one is waited for
 
 
@@ -135,6 +136,7 @@ class AdapterStatuses:
             source=target.source,
             alias_of=None if target.adapter_id == name else str(target),
             revision=None if revision is None else revision[:SHORT_REVISION],
+            digest=None if state is None else state.digest[:SHORT_DIGEST],
             tier=_fastest(held, on_disk=target.source == LOCAL or revision in stored),
             bytes=held,
             rank=None if state is None else state.rank or None,

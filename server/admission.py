@@ -4,8 +4,8 @@ Behind it a request is an engine message; every refusal that needs the model hap
 """
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from lorax_serve.ipc.messages import Generate
@@ -20,6 +20,7 @@ from lorax_serve.server.adapter_records import AdapterRecord
 from lorax_serve.server.adapter_resolver import ResolvedAdapter
 from lorax_serve.server.asked_adapter import AskedAdapter, held_adapter
 from lorax_serve.server.errors import ServeError
+from lorax_serve.server.places import Place, Places
 from lorax_serve.server.request import Constraint, GenerationRequest
 from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.structured_output import ConstraintCompiler
@@ -52,32 +53,30 @@ class Admission:
         self._service = service
         self._compiler = ConstraintCompiler(service.regex_compiler)
         self._tenants = Tenants()
-        self._num_inside = 0
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """A place among the open requests. Raises ServeError (QUEUE_FULL) when all are taken."""
-        if self._num_inside >= self._service.limits.max_concurrent_requests:
-            raise ServeError(ErrorCode.QUEUE_FULL, "The server is at its limit of open requests.")
-        self._num_inside += 1
-        try:
-            yield
-        finally:
-            self._num_inside -= 1
+        self._places = Places(service.limits.max_concurrent_requests)
 
     @asynccontextmanager
     async def accept(self, asked: GenerationRequest) -> AsyncIterator[Accepted]:
-        """The adapter's files stay where they are for as long as the context is open.
+        """For as long as the context is open, the request has a place among those that are served
+        and the adapter's files stay where they are. While its adapter has to come from a source it
+        has no place, and waits beside them.
 
-        Raises ServeError with the reason when the request cannot be served.
+        Raises ServeError with the reason when the request cannot be served: QUEUE_FULL when all
+        places are taken.
         """
+        async with self._places.take() as place, self._accepted(asked, place) as accepted:
+            yield accepted
+
+    @asynccontextmanager
+    async def _accepted(self, asked: GenerationRequest, place: Place) -> AsyncIterator[Accepted]:
         info = self._service.engine.info
         _check_stops(asked, self._service.limits)
         _check_vocabulary(asked, info.vocab_size)
         prompt_ids = await self._prompt_ids(asked, info.max_model_len)
         max_new_tokens = _max_new_tokens(asked, len(prompt_ids), info)
         grammar, warnings = await self._grammar(asked.constraint)
-        async with held_adapter(self._service, asked) as adapter:  # last: it may have to be fetched
+        # Last: it may have to be fetched.
+        async with held_adapter(self._service, asked, place) as adapter:
             message = self._message(asked, prompt_ids, max_new_tokens, adapter, grammar)
             yield _accepted(asked, message, adapter, warnings)
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
 from lorax_serve.server.adapter_records import AdapterRecord
-from lorax_serve.server.adapter_resolver import ResolvedAdapter
-from lorax_serve.server.errors import ServeError
+from lorax_serve.server.adapter_resolver import LOCAL, ResolvedAdapter
+from lorax_serve.server.errors import ServeError, adapter_not_found
+from lorax_serve.server.places import Place
 from lorax_serve.server.request import GenerationRequest, Merge
 from lorax_serve.server.service import Service
 
@@ -29,8 +30,11 @@ _BASE = AskedAdapter(None, None, (), ())
 
 
 @asynccontextmanager
-async def held_adapter(service: Service, asked: GenerationRequest) -> AsyncIterator[AskedAdapter]:
-    """May take as long as a download; the files stay for as long as the context is open.
+async def held_adapter(
+    service: Service, asked: GenerationRequest, place: Place
+) -> AsyncIterator[AskedAdapter]:
+    """May take as long as a download, and has no place meanwhile; the files stay for as long as the
+    context is open.
 
     Raises ServeError.
     """
@@ -47,19 +51,25 @@ async def held_adapter(service: Service, asked: GenerationRequest) -> AsyncItera
             param="merged_adapters",
         )
     with ExitStack() as held:
-        adapters = [held.enter_context(await _resolve(service, each, asked)) for each in ids]
+        adapters = [held.enter_context(await _resolve(service, each, asked, place)) for each in ids]
         ref = adapters[0].ref if merge is None else _merged(merge, adapters)
         used = _used(service, adapters, held)
         yield AskedAdapter(ref, adapters[0].source, tuple(adapters), used)
 
 
-async def _resolve(service: Service, adapter_id: str, asked: GenerationRequest) -> ResolvedAdapter:
+async def _resolve(
+    service: Service, adapter_id: str, asked: GenerationRequest, place: Place
+) -> ResolvedAdapter:
     resolver, source = service.resolver, asked.adapter_source
     try:
-        return await resolver.resolve(adapter_id, source, asked.adapter_token)
+        return await resolver.resolve(adapter_id, source, asked.adapter_token, place=place)
     except ServeError as error:
         meant = resolver.target(adapter_id, source)
         service.desk.records.unresolved(meant.source, adapter_id, error.code)
+        if meant.source == LOCAL and error.code is ErrorCode.MODEL_NOT_FOUND:
+            raise adapter_not_found(
+                adapter_id, await service.desk.hints.closest(adapter_id)
+            ) from None
         raise
 
 

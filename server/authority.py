@@ -51,12 +51,22 @@ class Authority:
         when its source last answered, should that be out of reach, for a day at most and not for
         whom the source refused. Raises SourceError.
         """
-        caller = self.fingerprint(token)
-        verdict = self._verdicts.get(source.name, adapter_id, caller)
+        remembered = self.remembered(source.name, adapter_id, token)
+        if remembered is not None:
+            return remembered
+        key = (source.name, adapter_id, self.fingerprint(token))
+        async with self._asking.join(key, lambda: self._ask(source, adapter_id, token)) as said:
+            return said
+
+    def remembered(
+        self, source_name: str, adapter_id: str, token: str | None
+    ) -> RemoteAdapter | None:
+        """What `resolve` says without asking anybody; None where it has to. Raises
+        NotFoundOrForbidden.
+        """
+        verdict = self._verdicts.get(source_name, adapter_id, self.fingerprint(token))
         if verdict is None:
-            key = (source.name, adapter_id, caller)
-            async with self._asking.join(key, lambda: self._ask(source, adapter_id, token)) as said:
-                return said
+            return None
         if verdict.adapter is None:
             raise NotFoundOrForbidden("as it was moments ago")
         return verdict.adapter
@@ -83,6 +93,12 @@ class Authority:
         if verdict is not None:
             return verdict.adapter
         return self._anybodys(source_name, adapter_id, caller, within=None)
+
+    def outlasting(
+        self, source: Source, adapter_id: str, token: str | None
+    ) -> RemoteAdapter | None:
+        """What this caller would be served if the source said nothing now."""
+        return self._still_counts(source, adapter_id, self.fingerprint(token))
 
     def revoke(self, source: Source, adapter_id: str, token: str | None) -> None:
         """The source went back on its word: ask it again."""

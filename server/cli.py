@@ -19,6 +19,7 @@ from lorax_serve.server.config import ServerConfig, Settings, Surroundings
 from lorax_serve.server.engine_process import engine_environment
 from lorax_serve.server.errors import StartError
 from lorax_serve.server.option import ENV_PREFIX, Option
+from lorax_serve.server.option_checks import check_options
 from lorax_serve.server.options import GROUPS, OPTIONS
 from lorax_serve.server.runtime_dir import choose_runtime_parent
 from lorax_serve.server.version import version
@@ -111,11 +112,13 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         for option in OPTIONS:
             for value in _values(option, given, environ):
                 (engine if option.is_engine else server)[option.name] = value
+        config = msgspec.convert(server, ServerConfig)
+        check_options(config)
         surroundings = _surroundings(environ)
     except (ValueError, StartError) as error:
         parser.error(str(error))
     return Settings(
-        server=msgspec.convert(server, ServerConfig),
+        server=config,
         engine=engine,
         surroundings=surroundings,
         unread=_unread(environ),

@@ -79,6 +79,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     shutdown_timeout: Annotated[float, Meta(ge=0, le=3600)] = 30.0  # seconds
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 8 * 2**20
     max_concurrent_requests: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    max_waiting_requests: Annotated[int, Meta(ge=1, le=100_000)] = 256
     max_stop_sequences: Annotated[int, Meta(ge=0, le=1024)] = 16
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.AUTO
@@ -115,13 +116,16 @@ class Settings(Struct, frozen=True, kw_only=True):
     def log_level(self) -> LogLevel:
         return LogLevel.DEBUG if self.server.debug else self.server.log_level
 
-    def engine_config(self, *, endpoint: str, model_path: Path) -> EngineConfig:
+    def engine_config(
+        self, *, endpoint: str, model_path: Path, model_name: str = ""
+    ) -> EngineConfig:
         """For an engine that binds `endpoint` and serves the model in `model_path`."""
         return msgspec.convert(
             {
                 **self.engine,
                 "endpoint": endpoint,
                 "model_path": str(model_path),
+                "model_name": model_name,
                 "max_queued": self.server.max_concurrent_requests,
                 "log_level": self.log_level.value,
                 "log_json": self.logs_json,

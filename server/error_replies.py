@@ -23,6 +23,7 @@ NATIVE: dict[ErrorCode, tuple[HTTPStatus, str]] = {
     ErrorCode.CONTEXT_LENGTH_EXCEEDED: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
     ErrorCode.UNSUPPORTED_PARAMETER: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
     ErrorCode.INVALID_JSON_SCHEMA: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
+    ErrorCode.INVALID_REGEX: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
     ErrorCode.SCHEMA_TOO_COMPLEX: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
     ErrorCode.MODEL_NOT_FOUND: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.ADAPTER_CORRUPT: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
@@ -34,6 +35,7 @@ NATIVE: dict[ErrorCode, tuple[HTTPStatus, str]] = {
     ErrorCode.ADAPTER_INTEGRITY: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.INSUFFICIENT_STORAGE: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.QUEUE_FULL: (HTTPStatus.TOO_MANY_REQUESTS, "overloaded"),
+    ErrorCode.ADAPTER_QUEUE_FULL: (HTTPStatus.TOO_MANY_REQUESTS, "overloaded"),
     ErrorCode.NOT_READY: (HTTPStatus.SERVICE_UNAVAILABLE, "not_ready"),
     ErrorCode.ENGINE_LOST: (HTTPStatus.SERVICE_UNAVAILABLE, "incomplete_generation"),
     ErrorCode.SERVER_SHUTDOWN: (HTTPStatus.SERVICE_UNAVAILABLE, "incomplete_generation"),
@@ -42,6 +44,7 @@ NATIVE: dict[ErrorCode, tuple[HTTPStatus, str]] = {
 
 RETRY_AFTER = {
     ErrorCode.QUEUE_FULL: 1,
+    ErrorCode.ADAPTER_QUEUE_FULL: 5,
     ErrorCode.SERVER_SHUTDOWN: 1,
     ErrorCode.ENGINE_LOST: 5,
     ErrorCode.NOT_READY: 5,

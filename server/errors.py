@@ -29,9 +29,11 @@ STATUS: dict[ErrorCode, HTTPStatus] = {
     ErrorCode.ADAPTER_INTEGRITY: HTTPStatus.BAD_GATEWAY,
     ErrorCode.INSUFFICIENT_STORAGE: HTTPStatus.INSUFFICIENT_STORAGE,
     ErrorCode.INVALID_JSON_SCHEMA: HTTPStatus.BAD_REQUEST,
+    ErrorCode.INVALID_REGEX: HTTPStatus.BAD_REQUEST,
     ErrorCode.SCHEMA_TOO_COMPLEX: HTTPStatus.BAD_REQUEST,
     ErrorCode.UNSUPPORTED_PARAMETER: HTTPStatus.BAD_REQUEST,
     ErrorCode.QUEUE_FULL: HTTPStatus.TOO_MANY_REQUESTS,
+    ErrorCode.ADAPTER_QUEUE_FULL: HTTPStatus.TOO_MANY_REQUESTS,
     ErrorCode.NOT_READY: HTTPStatus.SERVICE_UNAVAILABLE,
     ErrorCode.ENGINE_LOST: HTTPStatus.SERVICE_UNAVAILABLE,
     ErrorCode.SERVER_SHUTDOWN: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -82,15 +84,22 @@ class UnservedSource(ServeError):
         super().__init__(ErrorCode.UNSUPPORTED_PARAMETER, sentence, param="adapter_source")
 
 
-def adapter_not_found(adapter_id: str) -> ServeError:
-    """The same for an adapter that is not there and for one that this caller may not use."""
-    shown = adapter_id if len(adapter_id) <= MAX_SHOWN_CHARS else f"{adapter_id[:MAX_SHOWN_CHARS]}…"
+def adapter_not_found(adapter_id: str, meant: str | None = None) -> ServeError:
+    """The same for an adapter that is not there and for one that this caller may not use; `meant`
+    is one that everybody may.
+    """
+    hint = "" if meant is None else f" Did you mean {_shown(meant)}?"
+    rest = f"{_shown(adapter_id)} does not exist.{hint}"
     return ServeError(
         ErrorCode.MODEL_NOT_FOUND,
-        f"Model {shown!r} does not exist.",
+        f"Model {rest}",
         param="model",
-        native_message=f"Adapter {shown!r} does not exist.",
+        native_message=f"Adapter {rest}",
     )
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= MAX_SHOWN_CHARS else f"{name[:MAX_SHOWN_CHARS]}…")
 
 
 class EngineLost(ServeError):

@@ -38,6 +38,7 @@ from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.supervisor import EngineLaunch
 from lorax_serve.server.text.chat_template import ChatTemplate
 from lorax_serve.server.text.tokenizer import Tokenizer
+from lorax_serve.server.values import show_size
 from lorax_serve.server.version import version
 
 log = structlog.get_logger(__name__)
@@ -124,7 +125,9 @@ class _Serving:
             raise
 
     def _engine_config(self, endpoint: str) -> EngineConfig:
-        return self._settings.engine_config(endpoint=endpoint, model_path=self._source.folder)
+        return self._settings.engine_config(
+            endpoint=endpoint, model_path=self._source.folder, model_name=self._source.model_id
+        )
 
     def _service(self, client: EngineClient) -> Service:
         config = self._settings.server
@@ -170,6 +173,12 @@ class _Serving:
             num_adapters=len(self._adapters.list()),
             urls=tuple(map(url, self._sockets)),
         )
+        if not banner.num_fitting_adapters:
+            log.warning(
+                "adapter_memory_below_one_adapter",
+                adapter_memory=show_size(client.info.adapter_pool_bytes),
+                one_of_rank_16=show_size(client.info.typical_adapter_bytes),
+            )
         if self._settings.logs_json:
             log.info("ready", **banner.fields())
         else:

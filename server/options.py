@@ -167,6 +167,14 @@ GROUPS: Final = (
                 lorax_env=("MAX_CONCURRENT_REQUESTS",),
             ),
             Option(
+                flags=("--max-waiting-requests",),
+                name="max_waiting_requests",
+                metavar="NUMBER",
+                help="beside those, requests whose adapter is being fetched; as many again that "
+                "wait for a source's word about one that is here; half of either may wait for "
+                "one adapter with one credential; more are answered 429",
+            ),
+            Option(
                 flags=("--max-body-bytes",),
                 name="max_body_bytes",
                 metavar="SIZE",

@@ -1,13 +1,13 @@
 """The adapters an operator wants loaded before the server says that it is ready."""
 
 import asyncio
-from collections.abc import Iterator
 
 import structlog
 
 from lorax_serve.server.adapter_operations import AdapterOperations
 from lorax_serve.server.config import ServerConfig
 from lorax_serve.server.errors import ServeError, StartError
+from lorax_serve.server.option_checks import names
 
 log = structlog.get_logger(__name__)
 
@@ -17,8 +17,8 @@ async def preload(operations: AdapterOperations, config: ServerConfig) -> None:
 
     Raises StartError, naming the adapter, when one cannot be had.
     """
-    wanted = dict.fromkeys(_names(config.preload), False)
-    wanted |= dict.fromkeys(_names(config.pin), True)
+    wanted = dict.fromkeys(names(config.preload), False)
+    wanted |= dict.fromkeys(names(config.pin), True)
     try:
         async with asyncio.TaskGroup() as tasks:
             for name, pin in wanted.items():
@@ -34,9 +34,3 @@ async def _one(operations: AdapterOperations, name: str, source: str | None, *, 
         flag = "--pin" if pin else "--preload"
         raise StartError(f"{flag} {name}: {error.message}") from error
     log.info("adapter_preloaded", adapter=name, pinned=pin)
-
-
-def _names(given: str | None) -> Iterator[str]:
-    for name in (given or "").split(","):
-        if name.strip():
-            yield name.strip()

@@ -26,7 +26,7 @@ class ConstraintCompiler:
         try:
             grammar = await self._compile(constraint)
         except InvalidGrammar as error:
-            raise ServeError(ErrorCode.INVALID_JSON_SCHEMA, str(error)) from None
+            raise ServeError(_invalid(constraint), str(error)) from None
         except GrammarTooComplex as error:
             raise ServeError(ErrorCode.SCHEMA_TOO_COMPLEX, str(error)) from None
         spec = GrammarSpec(GrammarKind(grammar.kind), grammar.payload, grammar.digest)
@@ -43,3 +43,14 @@ class ConstraintCompiler:
                 return await self._regex_compiler.regex(pattern)
             case Choice(options):
                 return await self._regex_compiler.choice(options)
+
+
+def _invalid(constraint: Constraint) -> ErrorCode:
+    """What a constraint is called that means nothing."""
+    match constraint:
+        case JsonObject() | JsonSchema():
+            return ErrorCode.INVALID_JSON_SCHEMA
+        case Regex():
+            return ErrorCode.INVALID_REGEX
+        case Choice():
+            return ErrorCode.INVALID_REQUEST

@@ -22,7 +22,8 @@ from exchange_cases.model import (
 from exchange_cases.traces import lru_hits, tier_hits, zipf_trace
 
 from lorax_serve.engine.models.decoder import Decoder
-from lorax_serve.ipc.types import AdapterRef
+from lorax_serve.ipc.messages import AdapterAction, AdapterCommand
+from lorax_serve.ipc.types import AdapterRef, RequestId
 
 NUM_ADAPTERS = 60
 PROMPT = list(range(3, 43))
@@ -76,30 +77,46 @@ def test_the_policy_beats_lru_on_a_zipf_trace(sizes: str) -> None:
         assert tier_hits(trace, each, capacity) > 1.08 * lru_hits(trace, each, capacity)
 
 
-def test_adapters_that_fit_no_tier_change_no_output_and_starve_nobody(
-    model: Decoder, refs: list[AdapterRef]
+def num_open(one: LocalEngine) -> int:
+    return sum(not trip.has_ended for trip in one.trips.values())
+
+
+def test_row_25_churn_beyond_capacity_changes_no_output_and_starves_nobody(
+    model: Decoder, tmp_path: Path
 ) -> None:
-    """Fault row 25: churn through few places with pinned users."""
-    trace = zipf_trace(NUM_ADAPTERS, 250)
+    """500 adapters through 4 slots, of which an operator has pinned one; its users, and those of
+    the others, get what each gets alone."""
+    refs = write_adapters(tmp_path, model, 500)
+    trace = random.Random(0).sample(range(1, 500), 499)
     with engine(model, 4, 10, max_num_sequences=16, max_loading=2) as together:
+        pin = AdapterCommand(RequestId("pin"), AdapterAction.PIN, refs[0])
+        together.core._accept(b"bench", pin)
         for index, adapter in enumerate(trace):
             prompt = PROMPT[: 2 + index % 20]
             together.submit(str(index), prompt, refs[adapter], num_tokens=2 + index % 7)
-            if index >= 32:
+            if index % 10 == 0:
+                together.submit(f"pinned {index}", PROMPT[:5], refs[0], num_tokens=9)
+            while num_open(together) > (24 if index < len(trace) - 1 else 0):
                 together.step()
                 finish_loads(together)
-        while not all(trip.has_ended for trip in together.trips.values()):
-            together.step()
-            finish_loads(together)
         exchange = together.parts.exchange
         exchange.check_integrity()
-        assert exchange.pool.pinned_bytes == 0 == exchange.store.pinned_bytes
-        assert exchange.counts.num_copies > exchange.counts.num_loads > NUM_ADAPTERS // 2
+        assert exchange.pool.pinned_bytes == adapter_bytes(model)
+        assert exchange.store.pinned_bytes == 0
+        assert exchange.counts.num_copies >= exchange.counts.num_loads == 500
         trips = together.trips
-    for index in range(0, len(trace), 5):
-        expected = solo(model, refs[trace[index]], PROMPT[: 2 + index % 20], 2 + index % 7)
-        assert trips[str(index)].token_ids == expected, index
-    assert max(trip.first_token_steps for trip in trips.values()) <= 50
+    with engine(model, 32, 64) as alone:  # one at a time
+        for index in range(0, len(trace), 7):
+            prompt = PROMPT[: 2 + index % 20]
+            alone.submit(str(index), prompt, refs[trace[index]], num_tokens=2 + index % 7)
+            alone.run(lambda: False)
+            assert trips[str(index)].token_ids == alone.trips[str(index)].token_ids, index
+        alone.submit("pinned", PROMPT[:5], refs[0], num_tokens=9)
+        alone.run(lambda: False)
+        expected = alone.trips["pinned"].token_ids
+    for index in range(0, len(trace), 10):
+        assert trips[f"pinned {index}"].token_ids == expected
+    assert max(trip.first_token_steps for trip in trips.values()) <= 80
 
 
 def test_a_quiet_tenants_wait_does_not_depend_on_the_noisy_ones_backlog(

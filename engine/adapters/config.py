@@ -59,7 +59,10 @@ _INFORMATIVE = frozenset(
         "task_type",
     }
 )
-# Initializations that leave the base weights as they are. Any other one may have changed them.
+# Initializations that leave the base weights as they are. Any other one may have changed them, and
+# what was trained is right on the changed base alone. LoRA-GA is one of those: PEFT subtracts the
+# first `scale * B A` from each base weight, as for PiSSA and OLoRA, though it loads such an adapter
+# without a word. One that was converted when it was saved says `true` here.
 _SERVED_INITS = frozenset({"true", "false", "gaussian", "eva", "orthogonal", "mica"})
 
 
@@ -84,8 +87,11 @@ class _Fields(Struct, frozen=True):
 class AdapterConfig:
     """What an adapter's config says about each module. Immutable."""
 
-    def __init__(self, fields: _Fields, unknown_fields: tuple[str, ...]) -> None:
+    def __init__(
+        self, fields: _Fields, unknown_fields: tuple[str, ...], base_model: str | None
+    ) -> None:
         self.unknown_fields = unknown_fields
+        self.base_model = base_model  # that it says it was made for; a hint, shapes decide
         # The same for configs that say the same in what is honoured.
         self.canonical = msgspec.json.encode(fields, order="sorted")
         self.targeting = Targeting(
@@ -120,7 +126,10 @@ def parse_config(data: bytes) -> AdapterConfig:
         raise corrupt(f"{CONFIG_NAME}: {error}") from None
     known = {*_Fields.__struct_fields__, *_INFORMATIVE, *_REFUSED}
     unknown = sorted(key for key, value in present.items() if key not in known and value)
-    return AdapterConfig(fields, tuple(unknown))
+    base_model = present.get("base_model_name_or_path")
+    return AdapterConfig(
+        fields, tuple(unknown), base_model if isinstance(base_model, str) else None
+    )
 
 
 def _parse_object(data: bytes) -> dict[str, Any]:

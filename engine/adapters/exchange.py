@@ -7,8 +7,7 @@ The exchange is asked for adapters in the order in which the scheduler would run
 and that order is the only priority it knows. Whoever asks first takes the room that nobody pins or
 waits for. One that finds none is passed by others for a while, in which places mostly come free by
 themselves; then one is reserved for it: no new sequence may use what lies there, and nobody else is
-given the place. What was placed for a waiter stays until the waiter has had it, so that two cannot
-evict each other in turn.
+given the place. What was placed for a waiter stays until it was had, or two would evict each other.
 
 Failures are remembered until `cancel` says that nobody waits any more; so every waiter hears of
 one, and the next request after that tries again. All of this happens on the caller's one thread.
@@ -54,10 +53,10 @@ class AdapterExchange:
         max_loading: int,
         on_loaded: Callable[[], None],
         pause: Callable[[], None] = no_pause,
+        base_model: str = "",
         base_weight: BaseWeight | None = None,
     ) -> None:
         """`host_buffer` is [num_elements], of the memory's dtype, all of it for the host tier.
-
         Loader threads call `on_loaded` when `poll` has something to take; see AdapterReader.
         """
         assert host_buffer.dtype == memory.dtype
@@ -73,6 +72,7 @@ class AdapterExchange:
             dtype=memory.dtype,
             device_bytes=self.pool.capacity_bytes,
             host_bytes=self.store.capacity_bytes,
+            base_model=base_model,
             base_weight=base_weight,
             pause=pause,
         )

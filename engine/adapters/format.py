@@ -6,7 +6,7 @@ Nothing is skipped: each tensor of the file is used, or the adapter is refused.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lorax_serve.engine.adapters.blueprint import Blueprint, Blueprints
@@ -14,7 +14,7 @@ from lorax_serve.engine.adapters.config import CONFIG_NAME, AdapterConfig, parse
 from lorax_serve.engine.adapters.files import FileContent, check_unchanged, read_file
 from lorax_serve.engine.adapters.matrices import BaseWeight, pair_matrices
 from lorax_serve.engine.adapters.read_memory import ReadMemory
-from lorax_serve.engine.adapters.refusal import Refusal, changed, incompatible
+from lorax_serve.engine.adapters.refusal import Misfit, Refusal, changed, incompatible, shown
 from lorax_serve.engine.adapters.tensor_file import WEIGHTS_NAME, read_layout, split_file
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.lull import no_pause
@@ -36,6 +36,7 @@ def read_adapter(
     sites: Sequence[LoraSite],
     *,
     max_rank: int,
+    base_model: str = "",
     base_weight: BaseWeight | None = None,
     blueprints: Blueprints | None = None,
     memory: ReadMemory | None = None,
@@ -43,16 +44,18 @@ def read_adapter(
 ) -> LoraWeights:
     """Read and validate the adapter in folder `ref.path` for a model with these sites.
 
-    `base_weight(module)` gives the served model's own weight of a module, or None; with it, full
-    tensors that merely repeat the base are accounted for, otherwise they are refused. `blueprints`
-    is given with the same other arguments each time; `pause` is called before work in Python.
-    Blocks on the disk; safe on any thread. Raises AdapterRejected.
+    `base_model` is what the served model is called, for messages. `base_weight(module)` gives its
+    own weight of a module, or None; with it, full tensors that merely repeat the base are accounted
+    for, otherwise they are refused. `blueprints` is given with the same other arguments each time;
+    `pause` is called before work in Python. Blocks on the disk; safe on any thread. Raises
+    AdapterRejected.
     """
     try:
         return _read(
             ref,
             sites,
             max_rank=max_rank,
+            base_model=base_model,
             base_weight=base_weight,
             blueprints=Blueprints() if blueprints is None else blueprints,
             memory=ReadMemory(0) if memory is None else memory,
@@ -80,6 +83,7 @@ def _read(
     sites: Sequence[LoraSite],
     *,
     max_rank: int,
+    base_model: str,
     base_weight: BaseWeight | None,
     blueprints: Blueprints,
     memory: ReadMemory,
@@ -99,7 +103,12 @@ def _read(
     kind = _digest(config.canonical, header)
     blueprint = blueprints.find(kind, len(body))
     if blueprint is None:
-        blueprint = _judge(header, body, config, sites, max_rank=max_rank, base_weight=base_weight)
+        try:
+            blueprint = _judge(
+                header, body, config, sites, max_rank=max_rank, base_weight=base_weight
+            )
+        except Misfit as misfit:
+            raise Misfit(*_other_base(config.base_model, base_model), *misfit.reasons) from None
         if 2 * len(blueprint.pairs) == len(blueprint.layout.names):  # no copies of base weights
             blueprints.keep(kind, blueprint)
     return LoraWeights(
@@ -124,6 +133,18 @@ def _judge(
     tensors = layout.tensors(layout.runs(body))
     pairs = pair_matrices(tensors, config, sites, max_rank=max_rank, base_weight=base_weight)
     return Blueprint(layout, pairs, len(body))
+
+
+def _other_base(made_for: str | None, served: str) -> Iterator[str]:
+    """The reason behind shapes that do not fit, where the adapter names another base. Of names that
+    are paths, the last part counts.
+    """
+    if made_for and served and _last_part(made_for) != _last_part(served):
+        yield f"it was made for {shown(made_for)}, and this server serves {shown(served)}"
+
+
+def _last_part(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2].partition("@")[0].casefold()
 
 
 def _read_config(folder: Path, memory: ReadMemory) -> FileContent:

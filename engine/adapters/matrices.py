@@ -8,7 +8,7 @@ import torch
 
 from lorax_serve.engine.adapters.config import CONFIG_NAME, AdapterConfig
 from lorax_serve.engine.adapters.finite import all_finite
-from lorax_serve.engine.adapters.refusal import Refusal, incompatible, not_finite, shown
+from lorax_serve.engine.adapters.refusal import Misfit, Refusal, incompatible, not_finite, shown
 from lorax_serve.engine.adapters.weights import LoraMatrices
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.kernels.lora import LoraSite
@@ -72,6 +72,12 @@ def pair_matrices(
     for module, names in pairs.items():
         pair = {side: tensors[name] for side, name in names.items()}
         reasons += _pair_problems(module, pair, config, shapes.get(module))
+    if any(
+        _is_misfit(side, tensors[name].shape, shapes.get(module))
+        for module, names in pairs.items()
+        for side, name in names.items()
+    ):
+        raise Misfit(*reasons)
     if reasons:
         raise incompatible(*reasons)
     if not pairs:
@@ -138,6 +144,13 @@ def _equal_as(dtype: torch.dtype, tensor: torch.Tensor, base: torch.Tensor) -> b
         if not torch.equal(tensor[rows].to(dtype), base[rows].to("cpu", dtype)):
             return False
     return True
+
+
+def _is_misfit(side: str, found: Sequence[int], shape: _Shape | None) -> bool:
+    """Whether the matrix could be of no rank on this model."""
+    if shape is None:
+        return True
+    return found[1:] != (shape.in_features,) if side == "A" else found[:1] != (shape.out_features,)
 
 
 def _pair_problems(

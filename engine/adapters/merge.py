@@ -9,8 +9,8 @@ the formulas, and where they differ from LoRAX's and PEFT's.
   Where that is more than is served: cut to the highest served rank if what is lost is below
   `LINEAR_TOLERANCE` of the norm, and refused otherwise.
 - the others prune single elements first, which leaves no low rank to be exact about. Their result
-  is the best approximation of rank `PRUNED_RANK` (or the sum of the ranks, where that is more, but
-  never above what is served), and the log says how far that is off.
+  is the best approximation of the highest served rank, or of the highest that there is room for;
+  the log says how far that is off.
 
 What comes out has scale 1: weights and scales are folded into B, as float32.
 """
@@ -47,11 +47,10 @@ from lorax_serve.kernels.lora import LoraSite
 
 log = structlog.get_logger(__name__)
 
-MERGE_VERSION = 1  # raise it when the same merge comes to mean other numbers
+MERGE_VERSION = 2  # raise it when the same merge comes to mean other numbers
 LINEAR_TOLERANCE = 1e-3  # less than rounding the same delta to bfloat16 loses
-# Pruning spreads a flat floor of noise over all ranks, so more of them buy little: 4096 x 4096, two
-# rank-16 parts, TIES at density 0.5 is 0.466 off at rank 32, 0.458 at 64 and 0.414 at 256, where it
-# would take eight times the device memory of the same parts added up.
+# What a pruned merge gets however little room there is, if it is served; or the sum of the ranks.
+# Pruning spreads a flat floor of noise over all ranks, so that fewer would not be much worse.
 PRUNED_RANK = 64
 
 
@@ -69,11 +68,21 @@ class _Term:
         return (each.b.float() * each.scale) @ each.a.float()
 
 
+@dataclass(frozen=True, slots=True)
+class _Ranks:
+    """The highest: that is served at all, and for what pruning leaves."""
+
+    served: int
+    pruned: int
+
+
 def read_merged(
     merge: MergedAdapters,
     sites: Sequence[LoraSite],
     *,
     max_rank: int,
+    max_elements: int,
+    base_model: str = "",
     base_weight: BaseWeight | None = None,
 ) -> LoraWeights:
     """Read every part as `read_adapter` does, and merge them. Safe on any thread.
@@ -82,37 +91,50 @@ def read_merged(
     Raises AdapterRejected: for a part, under its own name, or for the merge.
     """
     parts = [
-        read_adapter(part, sites, max_rank=max_rank, base_weight=base_weight)
+        read_adapter(part, sites, max_rank=max_rank, base_model=base_model, base_weight=base_weight)
         for part in merge.parts
     ]
-    return merge_weights(merge, parts, max_rank=max_rank)
+    return merge_weights(merge, parts, max_rank=max_rank, max_elements=max_elements)
 
 
 def merge_weights(
-    merge: MergedAdapters, parts: Sequence[LoraWeights], *, max_rank: int
+    merge: MergedAdapters, parts: Sequence[LoraWeights], *, max_rank: int, max_elements: int
 ) -> LoraWeights:
-    """`parts` as one adapter of at most `max_rank`. Raises AdapterRejected."""
+    """`parts` as one adapter of at most `max_rank`; where they are pruned, of so many elements, or
+    of the lowest rank that pruned merges get. Raises AdapterRejected.
+    """
+    ranks = _Ranks(max_rank, min(max_rank, max(PRUNED_RANK, _affordable(parts, max_elements))))
     try:
-        merged = _merge_all(merge, parts, max_rank)
+        merged = _merge_all(merge, parts, ranks)
     except Refusal as refusal:
         raise refusal.named(merge.name) from None
     _report(merge, merged)
     return LoraWeights(
         name=merge.name,
-        digest=_digest(merge, parts, max_rank),
+        digest=_digest(merge, parts, ranks),
         matrices={name: LoraMatrices(each.a, each.b, 1.0) for name, each in merged.items()},
         unknown_config_fields=tuple(sorted({f for p in parts for f in p.unknown_config_fields})),
     )
 
 
+def _affordable(parts: Sequence[LoraWeights], max_elements: int) -> int:
+    """The rank at which all targeted linears together have at most so many elements."""
+    shapes = {
+        name: each.a.shape[1] + each.b.shape[0]
+        for part in parts
+        for name, each in part.matrices.items()
+    }
+    return max_elements // sum(shapes.values())
+
+
 def _merge_all(
-    merge: MergedAdapters, parts: Sequence[LoraWeights], max_rank: int
+    merge: MergedAdapters, parts: Sequence[LoraWeights], ranks: _Ranks
 ) -> dict[str, LowRank]:
     merged: dict[str, LowRank] = {}
     needed_ranks: dict[str, int] = {}
     for module, terms in _terms_by_module(merge, parts).items():
         try:
-            merged[module] = _merge_linear(module, terms, merge, max_rank)
+            merged[module] = _merge_linear(module, terms, merge, ranks)
         except RankExceeded as exceeded:
             needed_ranks[module] = exceeded.needed_rank
     if needed_ranks:
@@ -120,7 +142,7 @@ def _merge_all(
         raise Refusal(
             ErrorCode.ADAPTER_TOO_LARGE,
             f"merged, {module} needs rank {rank} to be within {LINEAR_TOLERANCE:.1%}, the highest "
-            f"served is {max_rank}",
+            f"served is {ranks.served}",
         )
     return merged
 
@@ -135,13 +157,13 @@ def _terms_by_module(merge: MergedAdapters, parts: Sequence[LoraWeights]) -> dic
 
 
 def _merge_linear(
-    module: str, terms: Sequence[_Term], merge: MergedAdapters, max_rank: int
+    module: str, terms: Sequence[_Term], merge: MergedAdapters, ranks: _Ranks
 ) -> LowRank:
     """One linear's deltas as one. Raises RankExceeded, and Refusal where numbers overflow."""
     strategy, density = merge.strategy, merge.density
     # Nothing pruned and no sign elected: that is a sum.
     if density is None or (density == 1 and not strategy.elects_signs):
-        return _add_up(module, terms, max_rank)
+        return _add_up(module, terms, ranks.served)
     deltas = (_pruned(term, strategy, density) for term in terms)
     weights = [term.weight for term in terms]
     if strategy.elects_signs:
@@ -150,7 +172,7 @@ def _merge_linear(
         delta = weighted_sum(deltas, weights)
     _check_finite(module, delta)
     sum_of_ranks = sum(term.matrices.rank for term in terms)
-    return factor(delta, min(max_rank, max(PRUNED_RANK, sum_of_ranks)))
+    return factor(delta, min(ranks.served, max(ranks.pruned, sum_of_ranks)))
 
 
 def _add_up(module: str, terms: Sequence[_Term], max_rank: int) -> LowRank:
@@ -188,7 +210,7 @@ def _report(merge: MergedAdapters, merged: Mapping[str, LowRank]) -> None:
     )
 
 
-def _digest(merge: MergedAdapters, parts: Sequence[LoraWeights], max_rank: int) -> str:
+def _digest(merge: MergedAdapters, parts: Sequence[LoraWeights], ranks: _Ranks) -> str:
     """sha256 hex of all that decides the numbers: the recipe, the cut, the parts in their order."""
     recipe = (
         MERGE_VERSION,
@@ -196,7 +218,7 @@ def _digest(merge: MergedAdapters, parts: Sequence[LoraWeights], max_rank: int) 
         merge.weights,
         merge.density,
         merge.majority_sign_method,
-        max_rank,
+        (ranks.served, ranks.pruned) if merge.strategy.prunes else ranks.served,
         [part.digest for part in parts],
     )
     return hashlib.sha256(msgspec.json.encode(recipe)).hexdigest()

@@ -34,7 +34,8 @@ class AdapterReader:
     dtype: torch.dtype  # of the slabs
     device_bytes: int  # capacities of the tiers
     host_bytes: int
-    base_weight: BaseWeight | None = None  # see `read_adapter`
+    base_model: str = ""  # see `read_adapter`
+    base_weight: BaseWeight | None = None
     blueprints: Blueprints = field(default_factory=Blueprints)
     pause: Callable[[], None] = no_pause  # before a piece of work in Python
     memory: ReadMemory = field(default_factory=lambda: ReadMemory(_MAX_IDLE_MEMORY))
@@ -43,13 +44,19 @@ class AdapterReader:
         """Raises AdapterRejected."""
         if isinstance(ref, MergedAdapters):
             weights = read_merged(
-                ref, self.sites, max_rank=self.max_rank, base_weight=self.base_weight
+                ref,
+                self.sites,
+                max_rank=self.max_rank,
+                max_elements=self._max_merged_elements,
+                base_model=self.base_model,
+                base_weight=self.base_weight,
             )
         else:
             weights = read_adapter(
                 ref,
                 self.sites,
                 max_rank=self.max_rank,
+                base_model=self.base_model,
                 base_weight=self.base_weight,
                 blueprints=self.blueprints,
                 memory=self.memory,
@@ -64,6 +71,13 @@ class AdapterReader:
                 num_fields=len(weights.unknown_config_fields),
             )
         return weights
+
+    @property
+    def _max_merged_elements(self) -> int:
+        """What a merge may take where its rank is ours to choose: not all of a tier, which others
+        need too.
+        """
+        return min(self.device_bytes, self.host_bytes) // 2 // self.dtype.itemsize
 
     def _check_size(self, weights: LoraWeights) -> None:
         """Raises AdapterRejected when the adapter is larger than either tier."""

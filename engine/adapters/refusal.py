@@ -18,6 +18,13 @@ class Refusal(Exception):
         return AdapterRejected(name, self.code, self.reasons)
 
 
+class Misfit(Refusal):
+    """Incompatible, because this base has other modules, or of other shapes."""
+
+    def __init__(self, *reasons: str) -> None:
+        super().__init__(ErrorCode.ADAPTER_INCOMPATIBLE, *reasons)
+
+
 def corrupt(*reasons: str) -> Refusal:
     """The files are damaged: they mean nothing on any base."""
     return Refusal(ErrorCode.ADAPTER_CORRUPT, *reasons)

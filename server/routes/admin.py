@@ -1,11 +1,15 @@
 """The operator's routes: vLLM's load and unload, pins, refresh, status. See docs/operations.md."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import msgspec
 from aiohttp import web
 
 from lorax_serve.server.adapter_operations import AdapterOperations
 from lorax_serve.server.adapter_records import SHORT_REVISION
 from lorax_serve.server.adapter_token import adapter_token
+from lorax_serve.server.errors import ServeError
 from lorax_serve.server.http_body import read_json
 from lorax_serve.server.keys import SERVICE
 from lorax_serve.server.schema.admin import (
@@ -21,14 +25,16 @@ from lorax_serve.server.schema.common import decode
 
 async def load(request: web.Request) -> web.Response:
     body = decode(await read_json(request, request.app[SERVICE].limits), LoadBody)
-    await _operations(request).load(
-        body.lora_name,
-        body.lora_path,
-        source=body.source,
-        token=adapter_token(request, body.api_token),
-        pin=body.pin,
-        replaces=body.load_inplace,
-    )
+    token = adapter_token(request, body.api_token)
+    with _naming(adapter="lora_path", source="lora_path" if body.source is None else "source"):
+        await _operations(request).load(
+            body.lora_name,
+            body.lora_path,
+            source=body.source,
+            token=token,
+            pin=body.pin,
+            replaces=body.load_inplace,
+        )
     return web.Response(text=f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
 
@@ -41,7 +47,8 @@ async def unload(request: web.Request) -> web.Response:
 async def pin(request: web.Request) -> web.Response:
     name, body = await _asked(request)
     token = adapter_token(request, body.api_token)
-    pinned = await _operations(request).pin(name, body.source, token)
+    with _naming():
+        pinned = await _operations(request).pin(name, body.source, token)
     return _reply(
         Pinned(name=name, source=pinned.source, revision=pinned.adapter.revision[:SHORT_REVISION])
     )
@@ -49,14 +56,16 @@ async def pin(request: web.Request) -> web.Response:
 
 async def unpin(request: web.Request) -> web.Response:
     name, body = await _asked(request)
-    source, was_pinned = await _operations(request).unpin(name, body.source)
+    with _naming():
+        source, was_pinned = await _operations(request).unpin(name, body.source)
     return _reply(Unpinned(name=name, source=source, was_pinned=was_pinned))
 
 
 async def refresh(request: web.Request) -> web.Response:
     name, body = await _asked(request)
     token = adapter_token(request, body.api_token)
-    now = await _operations(request).refresh(name, body.source, token)
+    with _naming():
+        now = await _operations(request).refresh(name, body.source, token)
     return _reply(
         Refreshed(
             name=name,
@@ -69,6 +78,19 @@ async def refresh(request: web.Request) -> web.Response:
 
 async def status(request: web.Request) -> web.Response:
     return _reply(await request.app[SERVICE].desk.statuses.all())
+
+
+@contextmanager
+def _naming(*, adapter: str = "name", source: str = "source") -> Iterator[None]:
+    """Errors about an adapter or its source say which field of these routes is to blame, where they
+    would say which one of a request for a generation.
+    """
+    here = {"model": adapter, "adapter_id": adapter, "adapter_source": source}
+    try:
+        yield
+    except ServeError as error:
+        error.param = here.get(error.param or "", error.param)
+        raise
 
 
 def _operations(request: web.Request) -> AdapterOperations:

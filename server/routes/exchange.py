@@ -45,24 +45,23 @@ async def generate(
     """Raises ServeError as long as nothing was sent. Cancelled, it aborts the generation."""
     service, admission = request.app[SERVICE], request.app[ADMISSION]
     asked = with_adapter_token(asked, request)
-    with admission.place():
-        async with admission.accept(asked) as accepted:
-            accepted_at = time.monotonic()
-            headers = common_headers(request, accepted, ignored)
-            shown = view(accepted)
-            source = noting_failures(
-                pieces(service.engine, service.tokenizer, accepted),
-                functools.partial(_failed, service, accepted),
+    async with admission.accept(asked) as accepted:
+        accepted_at = time.monotonic()
+        headers = common_headers(request, accepted, ignored)
+        shown = view(accepted)
+        source = noting_failures(
+            pieces(service.engine, service.tokenizer, accepted),
+            functools.partial(_failed, service, accepted),
+        )
+        if streams:
+            return await send_events(
+                request,
+                shown.frames(source),
+                headers=headers,
+                error_frame=shown.error_frame,
+                limits=service.limits,
             )
-            if streams:
-                return await send_events(
-                    request,
-                    shown.frames(source),
-                    headers=headers,
-                    error_frame=shown.error_frame,
-                    limits=service.limits,
-                )
-            answer = await collect(source)
+        answer = await collect(source)
     return web.Response(
         body=shown.reply(answer),
         content_type="application/json",

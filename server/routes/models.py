@@ -12,15 +12,16 @@ from lorax_serve.server.errors import adapter_not_found
 from lorax_serve.server.keys import SERVICE
 from lorax_serve.server.schema.openai_replies import Model, ModelList
 from lorax_serve.server.service import Service
+from lorax_serve.server.sources.servable import servable_names
 from lorax_serve.server.turns import in_turns
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """Those this caller may use: folders of this machine, and of the others what is public or was
-    proven with the caller's own token a moment ago.
+    """Those this caller may use: folders of this machine that look usable, and of the others what
+    is public or was proven with the caller's own token a moment ago.
     """
     service = request.app[SERVICE]
-    names = await asyncio.to_thread(service.adapters.list)
+    names = await asyncio.to_thread(servable_names, service.adapters)
     local = {name: _local_root(name) for name in names}
     found = service.resolver.listed(header_token(request))
     listed = {name: root async for name, root in in_turns(found)}

@@ -63,6 +63,7 @@ class AdapterStatus(Struct, frozen=True, kw_only=True):
     source: str
     alias_of: str | None  # `source:id`
     revision: str | None  # the beginning of a digest; None while nobody has asked for it
+    digest: str | None  # the beginning of what the engine's log calls it; None: it has not read it
     tier: str  # the fastest one that has it: device, host or disk; source when none has
     bytes: Bytes
     rank: int | None  # None while the engine has not read it

@@ -62,6 +62,9 @@ OUTPUT_CONTROLS: dict[str, tuple[object, ...]] = {
     "watermark": (False,),
 }
 
+_UNKNOWN_FIELD = re.compile(
+    r"Object contains unknown field `(?P<name>.*?)`(?: - at `\$(?P<place>[^`]*)`)?", re.S
+)
 NO_NUMBER = re.compile(rb"NaN|Infinity")
 LONE_SURROGATE = re.compile(  # behind a backslash that no other one escapes
     rb"(?<!\\)(?:\\\\)*(?:"
@@ -217,6 +220,10 @@ def _flaw(raw: bytes, problem: str) -> str:
 
 def _misfit(text: str, path: str) -> ServeError:
     """msgspec says "Expected `int`, got `str` - at `$.max_tokens`"; say it without any value."""
+    if unknown := _UNKNOWN_FIELD.fullmatch(text):
+        inside = f"{path}{(unknown['place'] or '').lstrip('.')}".rstrip(".")
+        name = unknown["name"][:SHOWN_NAME_LENGTH]
+        return invalid(f"{inside}.{name}".lstrip("."), "is no field that is known here")
     problem, _, place = text.partition(" - at `$")
     field = f"{path}{place.rstrip('`').lstrip('.')}".rstrip(".")
     if missing := re.fullmatch(r"Object missing required field `(\w+)`", problem):
@@ -224,8 +231,6 @@ def _misfit(text: str, path: str) -> ServeError:
         return ServeError(ErrorCode.INVALID_REQUEST, f"`{field}` is required.", param=field)
     if problem.startswith("Invalid "):
         problem = "value not accepted"
-    elif problem.startswith("Object contains unknown field"):
-        problem = "unknown field inside"
     if not field:
         return ServeError(ErrorCode.INVALID_REQUEST, f"The body does not fit: {problem}.")
     return ServeError(ErrorCode.INVALID_REQUEST, f"`{field}`: {problem}.", param=field)

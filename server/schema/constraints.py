@@ -38,6 +38,8 @@ class ResponseFormat(Struct, frozen=True, forbid_unknown_fields=True):
             raise invalid(f"{name}.type", "must be text, json_object or json_schema")
         schema = self._schema(name)
         if schema is None:
+            if self.type in ("json_schema", "JsonSchema"):  # any object at all was not meant
+                raise invalid(name, "of type json_schema needs a schema")
             return JsonObject()
         strict = self.json_schema is not None and bool(self.json_schema.strict)
         return JsonSchema(decode(schema, object, f"{name}.schema"), strict)

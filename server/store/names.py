@@ -21,6 +21,8 @@ from lorax_serve.server.sources.source import RemoteAdapter
 from lorax_serve.server.threads import run_whole
 
 MAX_NAMES_PER_ENTRY: Final = 16
+# A repository whose adapter stays the same while its other files change has one for each commit.
+MAX_REVISIONS_PER_ENTRY: Final = 2 * MAX_NAMES_PER_ENTRY
 _SUFFIX: Final = ".json"
 _TIME_STEP: Final = 3600  # seconds: so often is it written that a source still says the same
 
@@ -54,7 +56,7 @@ class KnownNames:
         self._by_name: dict[_Name, Meaning] = {}
         self._digests: dict[_Revision, str] = {}
         self._names_of: defaultdict[str, dict[_Name, None]] = defaultdict(dict)  # newest last
-        self._revisions_of: defaultdict[str, set[_Revision]] = defaultdict(set)
+        self._revisions_of: defaultdict[str, dict[_Revision, None]] = defaultdict(dict)
         self._unsaved: set[_Name] = set()
         self._saving = asyncio.Lock()
         there = frozenset(digests)
@@ -102,6 +104,7 @@ class KnownNames:
         names = self._names_of[digest]
         for name in list(names)[:-MAX_NAMES_PER_ENTRY]:
             self.forget(*name)
+        self._forget_old_revisions(digest)
 
     def confirm(self, adapter_id: str, adapter: RemoteAdapter) -> None:
         """The source says now that the name means this, as it did before."""
@@ -144,9 +147,20 @@ class KnownNames:
         self._by_name[name] = meaning
         self._names_of[meaning.digest][name] = None
         known = self._digests.get(revision, meaning.digest)
-        self._revisions_of[known].discard(revision)
+        self._revisions_of[known].pop(revision, None)
         self._digests[revision] = meaning.digest
-        self._revisions_of[meaning.digest].add(revision)
+        self._revisions_of[meaning.digest][revision] = None
+
+    def _forget_old_revisions(self, digest: str) -> None:
+        """Those that were remembered first and that no name means any more."""
+        revisions = self._revisions_of[digest]
+        num_too_many = len(revisions) - MAX_REVISIONS_PER_ENTRY
+        if num_too_many <= 0:
+            return
+        meant = {_revision(self._by_name[name].adapter) for name in self._names_of[digest]}
+        for revision in [each for each in revisions if each not in meant][:num_too_many]:
+            del revisions[revision]
+            del self._digests[revision]
 
     def _hour(self) -> int:
         return int(self._clock()) // _TIME_STEP * _TIME_STEP

@@ -254,12 +254,15 @@ async def test_before_the_engine_is_ready(wire_files: Path) -> None:
 async def test_places_are_limited_and_given_back(wire_files: Path) -> None:
     service = make_service(wire_files, FakeEngine(), Limits(max_concurrent_requests=2))
     admission = Admission(service)
-    with admission.place():
-        with pytest.raises(KeyError), admission.place():
-            with pytest.raises(ServeError) as caught, admission.place():
-                pass
-            raise KeyError
-        with admission.place():
+    asked = GenerationRequest(prompt="x", sampling=SamplingParams())
+    async with admission.accept(asked):
+        with pytest.raises(KeyError):
+            async with admission.accept(asked):
+                with pytest.raises(ServeError) as caught:
+                    async with admission.accept(asked):
+                        pass
+                raise KeyError
+        async with admission.accept(asked):
             pass
     assert caught.value.code is ErrorCode.QUEUE_FULL
     service.tokenizer.close()

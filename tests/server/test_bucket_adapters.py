@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from fake_gateway import FakeGateway, fake_gateway
 from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.downloads import DownloadLimits
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.remote_adapters import FetchLimits, RemoteAdapters
 from lorax_serve.server.sources.predibase import PredibaseSettings, PredibaseSource
@@ -28,7 +29,9 @@ from unruly_bucket import (
     partial,
     silence,
     status,
+    trickle,
     unruly_bucket,
+    whole,
 )
 
 OPEN_ID = f"s3://{BUCKET}/open/sql"
@@ -228,3 +231,24 @@ async def test_weights_in_ludwigs_folder_are_missing_beside_a_config_at_the_root
     bucket.objects["open/none/model_weights/adapter_model.safetensors"] = weights
     error = await refusal(adapters, "s3", f"s3://{BUCKET}/open/none")
     assert error.code is ErrorCode.MODEL_NOT_FOUND
+
+
+async def test_a_bucket_that_drips_is_given_up_and_gone_on_with(
+    bucket: UnrulyBucket, tmp_path: Path
+) -> None:
+    """Its own deadline would be minutes, and the thread that reads is waited for by nobody."""
+    bucket.objects[OPEN_WEIGHTS] = weights = b"x" * 10_000  # what a trickle sends
+    slow = DownloadLimits(least_rate=1000, pace_seconds=0.3)
+    store = AdapterStore(tmp_path, Quota(max_bytes=2**30, free_share=0, free_bytes=0))
+    with unruly_bucket(bucket):
+        s3 = S3Source(settings_for(bucket.url, f"{BUCKET}/open"), QUICK)
+        adapters = RemoteAdapters({"s3": s3}, store, FetchLimits(downloads=slow))
+        bucket.faults["get"] = [whole(b"{}"), partial(0.01, trickle)]
+        async with asyncio.timeout(10):
+            assert (await refusal(adapters, "s3", OPEN_ID)).code is ErrorCode.ADAPTER_UNAVAILABLE
+            assert bucket.count("get") == 2, "nor is it asked again for the same request"
+            assert weights_of(await lease_of(adapters, "s3", OPEN_ID)) == weights
+        start = int((bucket.ranges[-1] or "")[6:-1])
+        assert 100 < start < 400, "it went on from what had come"
+        bucket.released.set()
+        await adapters.close()

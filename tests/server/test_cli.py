@@ -70,13 +70,21 @@ VALUES: dict[str, tuple[str, object]] = {
     "admin_key": ("a key", Secret("a key")),
     "shutdown_timeout": ("2.5", 2.5),
     "max_concurrent_requests": ("10", 10),
+    "max_waiting_requests": ("9", 9),
     "max_body_bytes": ("64kB", 64_000),
     "max_stop_sequences": ("2", 2),
     "log_level": ("warning", LogLevel.WARNING),
     "log_format": ("json", LogFormat.JSON),
     "debug": ("true", True),
 }
-FIELDS_SET_BY_THE_START = {"endpoint", "model_path", "max_queued", "log_level", "log_json"}
+FIELDS_SET_BY_THE_START = {
+    "endpoint",
+    "model_path",
+    "model_name",
+    "max_queued",
+    "log_level",
+    "log_json",
+}
 
 
 def value(option: Option, argv: list[str], environ: dict[str, str]) -> object:
@@ -213,6 +221,38 @@ def test_a_wrong_value_is_one_sentence_and_exit_2(
     assert sentence in said.err
     assert said.err.count("\n") == 1
     assert said.out == ""
+
+
+PBASE = ("--adapter-source", "pbase")
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--preload-source", "pbase", "--preload", "team/1"], "--preload team/1: a Predibase"),
+        (["--preload-source=PBase", "--pin", "hf://org/one"], "--pin hf://org/one: a Predibase"),
+        ([*PBASE, "--preload", "hf://org/one, team/1"], "--preload team/1: a Predibase adapter"),
+    ],
+)
+def test_an_adapter_that_needs_its_callers_token_is_not_there_at_start(
+    argv: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(argv, {"PREDIBASE_API_TOKEN": "pb_of_the_operator"})
+    assert caught.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [*PBASE, "--preload", "hf://org/one,s3://bucket/two,/adapters/three"],
+        [*PBASE, "--preload", "team/1", "--preload-source", "hub"],
+        ["--preload-source", "pbase"],
+    ],
+)
+def test_others_are_there_at_start_where_predibase_is_served(argv: list[str]) -> None:
+    parse(argv, {})
 
 
 def test_no_home_folder_is_a_sentence(

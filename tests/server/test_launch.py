@@ -89,6 +89,16 @@ async def test_clients_see_the_folders_name_and_may_say_its_path(
             assert (await reply.json())["model"] == path.name
 
 
+def test_room_for_not_even_one_adapter_is_warned_of(model: str) -> None:
+    with stub_server(stub_engine.SERVES, model, "--adapter-memory=32KiB") as narrow:
+        warning = narrow.line("adapter_memory_below_one_adapter")
+        assert warning["level"] == "warning"
+        assert (warning["adapter_memory"], warning["one_of_rank_16"]) == ("32 KiB", "64 KiB")
+        assert narrow.line("ready")["num_fitting_adapters"] == 0
+    with stub_server(stub_engine.SERVES, model, "--adapter-memory=64KiB") as enough:
+        assert "adapter_memory_below" not in enough.until("ready")
+
+
 def test_ctrl_c_while_loading_ends_the_start(model: str) -> None:
     with stub_server(stub_engine.LOADS_FOREVER, model) as server:
         assert server.line("loading")["phase"] == "Loading weights"

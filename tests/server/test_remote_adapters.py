@@ -25,7 +25,7 @@ from lorax_serve.server.errors import ServeError, UnservedSource
 from lorax_serve.server.remote_adapters import FetchLimits, RemoteAdapters
 from lorax_serve.server.sources.hub import HubSource
 from lorax_serve.server.sources.retries import Retries
-from lorax_serve.server.sources.source import RemoteAdapter, Source
+from lorax_serve.server.sources.source import RemoteAdapter
 from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.lease import Lease
 from lorax_serve.server.store.room import Quota
@@ -349,73 +349,6 @@ async def test_one_that_hangs_hinders_no_other(site: Site) -> None:
     assert bytes_of(await slow) == OTHER
 
 
-def patient_adapters(
-    hub: HubStandIn, folder: Path, *sources: str, **limits: object
-) -> RemoteAdapters:
-    """The hub under each of these names, and nobody who gives up."""
-    store = AdapterStore(folder, Quota(max_bytes=2**30, free_share=0, free_bytes=0))
-    served: dict[str, Source] = {}
-    for name in sources:
-        source = HubSource(hub.url, stall_seconds=60.0)
-        source.name = name
-        served[name] = source
-    return RemoteAdapters(served, store, FetchLimits(**limits))  # type: ignore[arg-type]
-
-
-async def test_however_many_hang_others_of_the_same_source_go_on(
-    site: Site, tmp_path: Path
-) -> None:
-    folder = tmp_path / "narrow"
-    adapters = patient_adapters(site.hub, folder, "hub", max_downloads=2, stall_seconds=0.1)
-    names = [f"org/slow{number}" for number in range(5)]
-    for number, name in enumerate(names):
-        site.hub.repositories[name] = adapter_repository(bytes([number]) * 1000)
-        site.hub.held.add(name)
-    slow = [asyncio.create_task(adapters.lease("hub", name, None)) for name in names]
-    while site.hub.num_weight_requests < 2:
-        await asyncio.sleep(0.01)
-    async with asyncio.timeout(30):
-        _, lease = await adapters.lease("hub", "org/open", None)
-    assert bytes_of(lease) == WEIGHTS
-    assert site.hub.num_weight_requests == 6 and not any(task.done() for task in slow)
-    site.hub.released.set()
-    assert len(await asyncio.gather(*slow)) == 5
-    await adapters.close()
-
-
-async def test_places_are_each_sources_own(site: Site, tmp_path: Path) -> None:
-    adapters = patient_adapters(
-        site.hub, tmp_path / "two", "hub", "pbase", max_downloads=1, stall_seconds=60.0
-    )
-    site.hub.repositories["org/slow"] = adapter_repository(OTHER)
-    site.hub.held.add("org/slow")
-    slow = asyncio.create_task(adapters.lease("hub", "org/slow", None))
-    while not site.hub.num_weight_requests:
-        await asyncio.sleep(0.01)
-    async with asyncio.timeout(30):
-        _, lease = await adapters.lease("pbase", "org/open", None)
-    assert bytes_of(lease) == WEIGHTS and not slow.done()
-    site.hub.released.set()
-    await slow
-    await adapters.close()
-
-
-async def test_no_more_downloads_at_a_time_than_permitted(site: Site, tmp_path: Path) -> None:
-    narrow = make_site(site.hub, tmp_path / "narrow", max_downloads=2, stall_seconds=60.0)
-    names = [f"org/n{number}" for number in range(5)]
-    for number, name in enumerate(names):
-        site.hub.repositories[name] = adapter_repository(bytes([number]) * 1000)
-        site.hub.held.add(name)
-    asked = [asyncio.create_task(narrow.get(name)) for name in names]
-    while len(site.hub.paths("/api/")) < 5 or site.hub.num_weight_requests < 2:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.05)
-    assert site.hub.num_weight_requests == 2
-    site.hub.released.set()
-    await asyncio.gather(*asked)
-    await narrow.adapters.close()
-
-
 async def test_a_download_goes_on_while_anybody_waits_and_no_longer(
     site: Site, tmp_path: Path
 ) -> None:
@@ -425,14 +358,14 @@ async def test_a_download_goes_on_while_anybody_waits_and_no_longer(
         await asyncio.sleep(0.01)
     first.cancel()
     await asyncio.sleep(0.02)
-    assert len(site.adapters._arriving) == 1
+    assert len(site.adapters._downloads._arriving) == 1
     second.cancel()
     await asyncio.wait((first, second))
     third = asyncio.create_task(site.get("org/open"))  # while the old one is still cleaning up
     site.hub.released.set()
     assert bytes_of(await third) == WEIGHTS
     assert site.hub.seen[-1].range is not None, "it goes on where the old one was"
-    assert len(site.adapters._arriving) == 0
+    assert len(site.adapters._downloads._arriving) == 0
     assert third.result()._entry.num_leases == 1
 
 

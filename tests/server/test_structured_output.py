@@ -48,7 +48,8 @@ async def test_what_is_not_enforced_is_a_warning_or_a_refusal() -> None:
         (JsonSchema([1]), ErrorCode.INVALID_JSON_SCHEMA),
         (JsonSchema(False), ErrorCode.INVALID_JSON_SCHEMA),
         (JsonSchema({"enum": ["x" * 300_000]}), ErrorCode.SCHEMA_TOO_COMPLEX),
-        (Regex("("), ErrorCode.INVALID_JSON_SCHEMA),
+        (Regex("("), ErrorCode.INVALID_REGEX),
+        (Choice(()), ErrorCode.INVALID_REQUEST),
     ],
 )
 async def test_refusals(constraint: Constraint, code: ErrorCode) -> None:

@@ -79,6 +79,7 @@ class HubStandIn:
     revoked: set[str] = field(default_factory=set)
     released: asyncio.Event = field(default_factory=asyncio.Event)  # ends every stall
     held: set[str] = field(default_factory=set)  # files of these repositories stall half-way
+    dripping: set[str] = field(default_factory=set)  # and of these come byte by byte, 20 a second
     url: str = ""
     network_url: str = ""
     loop: asyncio.AbstractEventLoop | None = None  # it runs on
@@ -189,6 +190,10 @@ class HubStandIn:
             reply.headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         reply.content_length = len(part)
         await reply.prepare(request)
+        while self._name(request) in self.dripping and not self.released.is_set():
+            await reply.write(part[:1])
+            part = part[1:]
+            await asyncio.sleep(0.05)
         half = len(part) // 2
         await reply.write(part[:half])
         if kind == "stall_half" or self._name(request) in self.held:

@@ -62,6 +62,15 @@ class StubServer:
                 return fields
         raise AssertionError(f"the server ended before it logged {event!r}: {seen}")
 
+    def until(self, event: str) -> str:
+        """What it logs before `event`."""
+        seen = ""
+        for text in self._stderr:
+            if text.startswith("{") and json.loads(text).get("event") == event:
+                return seen
+            seen += text
+        raise AssertionError(f"the server ended before it logged {event!r}: {seen}")
+
     @property
     def engine_pid(self) -> int:
         [pid] = processes.children(self.process.pid)

@@ -104,7 +104,9 @@ def main(behaviour: str) -> int:
         if behaviour == LOADS_FOREVER:
             time.sleep(600)
         protocol = "another" if behaviour == OTHER_BUILD else protocol_hash()
-        link.send(frontend, EngineReady(protocol, INFO))
+        pool_bytes = config.adapter_pool_bytes or INFO.adapter_pool_bytes
+        info = msgspec.structs.replace(INFO, adapter_pool_bytes=pool_bytes)
+        link.send(frontend, EngineReady(protocol, info))
         _serve(link, babbles=behaviour == BABBLES)
     finally:
         link.close()

@@ -33,7 +33,7 @@ ADAPTERS = ("alice", "team/ops", "ünï çode")
 
 
 class FakeRegexCompiler:
-    """Compiles to the pattern itself; refuses "(" as a real one would."""
+    """Compiles to the pattern itself; refuses "(" and no options as a real one would."""
 
     async def regex(self, pattern: str) -> CompiledGrammar:
         if pattern.count("(") != pattern.count(")"):
@@ -41,6 +41,8 @@ class FakeRegexCompiler:
         return compiled_grammar("outlines_index", pattern.encode())
 
     async def choice(self, options: Sequence[str]) -> CompiledGrammar:
+        if not options:
+            raise InvalidGrammar("A choice needs at least one option.")
         return compiled_grammar("outlines_index", "|".join(options).encode())
 
 
@@ -89,7 +91,8 @@ def write_files(folder: Path) -> Path:
     for name in ADAPTERS:
         adapter = folder / "adapters" / name
         adapter.mkdir(parents=True)
-        (adapter / "adapter_config.json").write_text("{}")
+        (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        (adapter / "adapter_model.safetensors").touch()
     return folder
 
 

@@ -48,6 +48,7 @@ from peft_adapters import (
 BASE = tiny_llama(num_hidden_layers=1)
 SITES = lora_sites(BASE)
 FULL = 128  # no linear here has more than 64 rows or columns on its shorter side: nothing is cut
+AMPLE = 2**30  # elements: no merge here has as many
 EXACT = 1e-5
 MIXED: dict[str, dict[str, Any]] = {  # ranks, scales and targets all differ
     "a": {"rank": 4, "targets": ["q_proj", "v_proj", "down_proj"], "lora_alpha": 4},
@@ -93,7 +94,10 @@ def recipe(
 def merged(root: Path, names: str, *args: Any, max_rank: int = FULL) -> LoraWeights:
     """Adapters of `root` by one-letter names, read and merged."""
     return read_merged(
-        recipe([adapter_ref(root / n) for n in names], *args), SITES, max_rank=max_rank
+        recipe([adapter_ref(root / n) for n in names], *args),
+        SITES,
+        max_rank=max_rank,
+        max_elements=AMPLE,
     )
 
 
@@ -213,7 +217,7 @@ def test_dare_is_right_on_average() -> None:
     for index in range(400):
         part = random_weights(str(index), shape, seed=1)  # the digest alone differs
         how = recipe([AdapterRef("x", "/x", "1")], [1.0], MergeStrategy.DARE_LINEAR, 0.5)
-        total += weights_deltas(merge_weights(how, [part], max_rank=FULL))["m"]
+        total += weights_deltas(merge_weights(how, [part], max_rank=FULL, max_elements=AMPLE))["m"]
     assert np.all(np.abs(total / 400 - exact) < 5 * np.abs(exact) / np.sqrt(400))
 
 
@@ -270,15 +274,56 @@ def test_a_pruned_merge_is_cut_to_the_best_of_its_rank_and_says_so(
     assert (quiet["event"], quiet["log_level"]) == ("adapters_merged", "info")
 
 
-def test_a_pruned_merge_of_small_ranks_takes_no_more_than_64() -> None:
-    """A slab of the highest served rank would often not fit the device."""
-    for rank, expected in ((4, 64), (40, 80)):
-        parts = [random_weights(d, {"m": (100, rank, 90)}, seed=i) for i, d in enumerate("pq")]
-        how = recipe(
-            [AdapterRef(part.name, "/x", "1") for part in parts], None, MergeStrategy.TIES, 0.5
+@pytest.mark.parametrize(
+    ("rank", "max_rank", "room_for", "expected"),
+    [
+        (4, FULL, FULL, 90),  # the linear's own: whole
+        (4, 70, FULL, 70),
+        (4, FULL, 80, 80),  # no slab that takes too much of a tier
+        (4, FULL, 10, 64),  # but a useful one
+        (40, FULL, 10, 80),  # and the parts' own ranks
+        (4, 50, 10, 50),  # never above what is served
+        (40, 50, 60, 50),
+    ],
+)
+def test_a_pruned_merge_has_the_highest_rank_that_is_served_and_has_room(
+    rank: int, max_rank: int, room_for: int, expected: int
+) -> None:
+    shapes = {"m": (100, rank, 90), "n": (90, 2, 80)}
+    parts = [
+        random_weights("p", shapes, seed=1),
+        random_weights("q", {"m": shapes["m"]}, seed=2),
+    ]
+    how = recipe(
+        [AdapterRef(part.name, "/x", "1") for part in parts], None, MergeStrategy.TIES, 0.5
+    )
+    room = room_for * (100 + 90 + 90 + 80)
+    got = merge_weights(how, parts, max_rank=max_rank, max_elements=room)
+    assert got.matrices["m"].rank == expected
+    other = merge_weights(how, parts, max_rank=max_rank, max_elements=2 * room)
+    same = (
+        other.matrices["m"].rank == expected and other.matrices["n"].rank == got.matrices["n"].rank
+    )
+    assert same or other.digest != got.digest
+
+
+def test_a_pruned_merge_is_exact_where_all_ranks_are_served() -> None:
+    """And nearer to the dense merge with every rank more."""
+    parts = [random_weights(d, {"m": (100, 4, 90)}, seed=i) for i, d in enumerate("pq")]
+    how = recipe(
+        [AdapterRef(part.name, "/x", "1") for part in parts], None, MergeStrategy.TIES, 0.5
+    )
+    dense = elect_and_average(
+        [trim(weights_deltas(part)["m"], 0.5) for part in parts], [1.0, 1.0], "total"
+    )
+    errors = [
+        relative_error(
+            weights_deltas(merge_weights(how, parts, max_rank=rank, max_elements=AMPLE))["m"], dense
         )
-        assert merge_weights(how, parts, max_rank=FULL).matrices["m"].rank == expected
-        assert merge_weights(how, parts, max_rank=50).matrices["m"].rank == 50
+        for rank in (32, 64, 80, 90)
+    ]
+    assert errors == sorted(errors, reverse=True) and errors[0] > 2 * errors[2]
+    assert errors[-1] < EXACT < errors[-2]
 
 
 @pytest.mark.parametrize("strategy", [MergeStrategy.DARE_LINEAR, MergeStrategy.MAGNITUDE_PRUNE])
@@ -391,7 +436,12 @@ def test_a_part_that_is_refused_is_named(root: Path, tmp_path: Path) -> None:
     edit_config(tmp_path / "bad", use_dora=True)
     for names in (("good", "bad"), ("bad", "good")):
         with pytest.raises(AdapterRejected, match=r"'bad' cannot be used.*use_dora") as caught:
-            read_merged(recipe([adapter_ref(tmp_path / n) for n in names]), SITES, max_rank=FULL)
+            read_merged(
+                recipe([adapter_ref(tmp_path / n) for n in names]),
+                SITES,
+                max_rank=FULL,
+                max_elements=AMPLE,
+            )
         assert caught.value.code is ErrorCode.ADAPTER_INCOMPATIBLE
 
 
@@ -401,7 +451,7 @@ def test_numbers_that_overflow_are_refused_by_name(strategy: MergeStrategy) -> N
     refs = [AdapterRef(part.name, "/x", "1") for part in parts]
     how = recipe(refs, [1000.0, 1.0], strategy, 0.5 if strategy.prunes else None)
     with pytest.raises(AdapterRejected, match="'p,q' cannot be used: m overflows"):
-        merge_weights(how, parts, max_rank=6)
+        merge_weights(how, parts, max_rank=6, max_elements=AMPLE)
 
 
 # -- PEFT's own merging
@@ -491,7 +541,7 @@ def merge_parts(
 ) -> dict[str, Delta]:
     refs = [AdapterRef(part.name, "/x", "1") for part in parts]
     how = recipe(refs, weights, strategy, density if strategy.prunes else None, method)
-    return weights_deltas(merge_weights(how, parts, max_rank=FULL))
+    return weights_deltas(merge_weights(how, parts, max_rank=FULL, max_elements=AMPLE))
 
 
 def check_close(got: Mapping[str, Delta], expected: Mapping[str, Delta]) -> None:

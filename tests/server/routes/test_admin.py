@@ -167,7 +167,8 @@ async def test_a_path_below_the_adapter_directory_is_its_name(desk: Desk, wire_f
     "path", ["/etc", "../adapters/alice", "alice/../alice", "no-such", "/", "team/%6fps", "a\x00b"]
 )
 async def test_no_other_path_is_loaded(desk: Desk, path: str) -> None:
-    assert (await desk.load("a", path))[0] == 404
+    status, error = await desk.load("a", path)
+    assert (status, error["error"]["param"]) == (404, "lora_path")
     assert desk.engine.commands == []
     assert "a" not in await desk.models()
 
@@ -176,7 +177,7 @@ async def test_other_sources_are_refused_by_name(desk: Desk) -> None:
     for body in ({"path": "x/y", "source": "ftp"}, {"path": "hf://org/x"}, {"path": "s3://b/x"}):
         status, error = await desk.load("a", body.pop("path"), **body)
         assert status == 400
-        assert error["error"]["param"] == "adapter_source"
+        assert error["error"]["param"] == ("source" if body else "lora_path")
 
 
 @pytest.mark.parametrize("name", [MODEL_ID, "alice", "team/ops"])
@@ -184,6 +185,7 @@ async def test_a_name_that_is_taken_is_refused(desk: Desk, name: str) -> None:
     for more in ({}, {"load_inplace": True}):
         status, error = await desk.load(name, "alice", **more)
         assert (status, error["error"]["code"]) == (400, "invalid_request")
+        assert error["error"]["param"] == "lora_name"
     assert desk.engine.commands == []
 
 
@@ -232,7 +234,11 @@ async def test_pin_and_unpin(desk: Desk) -> None:
     assert (await desk.post("/adapters/team/ops/unpin"))[1]["was_pinned"] is True
     assert (await desk.post("/adapters/team/ops/unpin"))[1]["was_pinned"] is False
     assert desk.pins == set()
-    assert (await desk.post("/adapters/no-such/pin"))[0] == 404
+    for change in ("pin", "refresh"):
+        status, error = await desk.post(f"/adapters/no-such/{change}")
+        assert (status, error["error"]["param"]) == (404, "name")
+    status, error = await desk.post("/adapters/alice/pin", source="ftp")
+    assert (status, error["error"]["param"]) == (400, "source")
 
 
 async def test_unloading_a_pinned_name_unpins_it(desk: Desk) -> None:
@@ -266,7 +272,7 @@ async def test_status_joins_records_and_tiers(desk: Desk) -> None:
     ref = desk.engine.requests[-1].adapter
     assert ref is not None
     desk.engine.report = AdapterReport(
-        [AdapterState("d", (ref.revision,), 16, 100, 90, False, 2, 0.25, 1, 0)],
+        [AdapterState("0123456789abcdef", (ref.revision,), 16, 100, 90, False, 2, 0.25, 1, 0)],
         TierUse(1000, 100),
         TierUse(2000, 90),
     )
@@ -280,6 +286,7 @@ async def test_status_joins_records_and_tiers(desk: Desk) -> None:
         "source": "local",
         "alias_of": "local:alice",
         "revision": ref.revision[:12],
+        "digest": "0123456789ab",
         "tier": "device",
         "bytes": {"device": 100, "host": 90},
         "rank": 16,
@@ -293,6 +300,7 @@ async def test_status_joins_records_and_tiers(desk: Desk) -> None:
     others = await desk.status()
     assert others["team/ops"]["tier"] == "disk"
     assert others["team/ops"]["last_use_seconds"] is None
+    assert others["team/ops"]["digest"] is None
 
 
 async def test_another_name_of_the_same_bytes_does_not_take_the_counters_over(desk: Desk) -> None:

@@ -277,6 +277,7 @@ async def test_openai_fields(wire: Wire, path: str, name: str, value: object) ->
         "unsupported_parameter",
         "context_length_exceeded",
         "invalid_json_schema",
+        "invalid_regex",
     }
     assert "secret" not in sentence
     await serves_on(wire)

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from fake_engine import FakeEngine, Tokens
 from lorax_serve.ipc.types import FinishReason
 from lorax_serve.server.app import build_app
-from wire import MODEL_ID, make_service
+from wire import MODEL_ID, make_service, running, write_files
 
 PATH = "/srv/models/base-model"
 
@@ -53,3 +53,11 @@ async def test_an_answer_names_the_base_model_not_its_path(
     assert reply.status == 200
     assert f'"model":"{MODEL_ID}"' in text
     assert PATH not in text + str(reply.headers)
+
+
+async def test_a_folder_that_cannot_be_served_is_not_listed(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    (files / "adapters" / "alice" / "adapter_model.safetensors").rename(tmp_path / "weights")
+    async with running(files) as wire:
+        models = (await (await wire.client.get("/v1/models")).json())["data"]
+        assert [model["id"] for model in models] == [MODEL_ID, "team/ops", "ünï çode"]

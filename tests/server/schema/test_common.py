@@ -174,6 +174,29 @@ def test_a_long_name_is_shortened() -> None:
     assert parse(name="a", **{"q" * 1000: 1})[1] == ("thing." + "q" * 64,)
 
 
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    inner: "Strict | None" = None
+    many: tuple["Strict", ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("value", "path", "field"),
+    [
+        ({"inern": 1}, "", "inern"),
+        ({"inern": 1}, "thing.", "thing.inern"),
+        ({"inner": {"x": 1}}, "", "inner.x"),
+        ({"inner": {"many": [{}, {"x y": 1}]}}, "thing.", "thing.inner.many[1].x y"),
+        ({"inner": {"` - at `$.many": 1}}, "", "inner.` - at `$.many"),
+        ({"q" * 1000: 1}, "", "q" * 64),
+    ],
+)
+def test_an_unknown_field_is_named_where_it_is(value: object, path: str, field: str) -> None:
+    with pytest.raises(ServeError) as caught:
+        decode(json.dumps(value).encode(), Strict, path)
+    assert caught.value.param == field
+    assert caught.value.message == f"`{field}` is no field that is known here."
+
+
 @pytest.mark.parametrize("raw", [b"", b"{", b'{"a": NaN}', b"\xff", b"[" * 10**5 + b"]" * 10**5])
 def test_malformed(raw: bytes) -> None:
     with pytest.raises(MalformedBody):

@@ -34,8 +34,7 @@ def structured(**fields: object) -> Constraint:
         ({"type": "json_object"}, JsonObject()),
         ({"type": "json_object", "schema": None}, JsonObject()),
         ({"type": "JsonObject", "schema": SCHEMA}, JsonSchema(SCHEMA)),
-        ({"type": "json_schema"}, JsonObject()),
-        ({"type": "json_schema", "json_schema": {"name": "x"}}, JsonObject()),
+        ({"type": "JsonObject", "schema": None}, JsonObject()),
         ({"type": "json_schema", "schema": SCHEMA}, JsonSchema(SCHEMA)),
         (
             {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}},
@@ -58,12 +57,17 @@ def test_response_format(fields: dict[str, object], constraint: Constraint | Non
         {"type": "xml"},
         {"type": "text", "schema": SCHEMA},
         {"type": "json_schema", "schema": SCHEMA, "json_schema": {"schema": SCHEMA}},
+        {"type": "json_schema"},
+        {"type": "JsonSchema", "schema": None},
+        {"type": "json_schema", "json_schema": {"name": "x"}},
+        {"type": "json_schema", "json_schema": {"name": "x", "schema": None, "strict": True}},
     ],
 )
 def test_response_format_that_contradicts(fields: dict[str, object]) -> None:
     with pytest.raises(ServeError) as caught:
         response_format(**fields)
     assert caught.value.code is ErrorCode.INVALID_REQUEST
+    assert (caught.value.param or "").startswith("response_format")
 
 
 def test_what_the_lorax_client_sends() -> None:

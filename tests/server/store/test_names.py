@@ -11,7 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lorax_serve.server.store.names import MAX_NAMES_PER_ENTRY, KnownNames
+from lorax_serve.server.store.names import (
+    MAX_NAMES_PER_ENTRY,
+    MAX_REVISIONS_PER_ENTRY,
+    KnownNames,
+)
 from store_cases import remote
 
 DIGESTS = [letter * 64 for letter in "abc"]
@@ -44,6 +48,21 @@ async def test_what_is_known_of_others_costs_nothing(tmp_path: Path) -> None:
     assert files_in(tmp_path) == MAX_NAMES_PER_ENTRY
     assert names.digest(remote("a", b"", revision="31")) is None
     assert names.digest(remote("b", b"")) == DIGESTS[1]
+
+
+async def test_revisions_of_the_same_bytes_do_not_pile_up(tmp_path: Path) -> None:
+    """A name that moves with each commit of a repository, and one that stays at the first."""
+    names = KnownNames(tmp_path, DIGESTS)
+    revisions = [remote("a", b"", revision=str(number)) for number in range(1000)]
+    names.remember("a@0", revisions[0], DIGESTS[0])
+    for adapter in revisions:
+        names.remember("a", adapter, DIGESTS[0])
+    names.remember("a@0", revisions[0], DIGESTS[0])
+    kept = [int(each.revision) for each in revisions if names.digest(each) == DIGESTS[0]]
+    assert kept == [0, *range(1001 - MAX_REVISIONS_PER_ENTRY, 1000)]
+    assert len(names._digests) == len(names._revisions_of[DIGESTS[0]]) == MAX_REVISIONS_PER_ENTRY
+    names.forget_entry(DIGESTS[0])
+    assert not names._digests
 
 
 class Clock:
