@@ -13,7 +13,6 @@ from lorax_serve.server.engine import Engine
 from lorax_serve.server.fetch_metrics import FetchMetrics
 from lorax_serve.server.name_hints import NameHints
 from lorax_serve.server.sources.local import LocalAdapters
-from lorax_serve.server.sources.servable import servable_names
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,10 @@ def open_desk(
     metrics = AdapterMetrics(registry)
     records = AdapterRecords(metrics)
     operations = AdapterOperations(engine, resolver, local, records, base_names=base_names)
-    statuses = AdapterStatuses(engine, resolver, local, records, operations, metrics)
+    statuses = AdapterStatuses(engine, resolver, records, operations, metrics)
 
-    def everybodys() -> list[str]:
+    async def everybodys() -> list[str]:
         aliases = [name for name, target in resolver.aliases if target.source == LOCAL]
-        return [*aliases, *servable_names(local)]
+        return [*aliases, *await resolver.folders.servable()]
 
     return AdapterDesk(records, operations, statuses, NameHints(everybodys))

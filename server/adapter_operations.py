@@ -85,7 +85,7 @@ class AdapterOperations:
         self._resolver.aliases.check_new(name)
         target = self._meant_by(path, source)
         with self._changing(name):
-            self._check_free(name, replaces=replaces)
+            await self._check_free(name, replaces=replaces)
             old = self._resolver.aliases.get(name)
             found = await self._resolver.resolve_as(target.adapter_id, target, token)
             ref = msgspec.structs.replace(found.ref, name=name)
@@ -168,7 +168,7 @@ class AdapterOperations:
                 return Target(LOCAL, self._local.short_name(str(PurePosixPath(path))) or path)
         return Target(self._resolver.default_source if source is None else source.lower(), path)
 
-    def _check_free(self, name: str, *, replaces: bool) -> None:
+    async def _check_free(self, name: str, *, replaces: bool) -> None:
         """Raises ServeError when the name is taken."""
         if name in self._base_names:
             raise _taken(name, "the base model's")
@@ -177,9 +177,11 @@ class AdapterOperations:
                 raise _taken(name, "loaded already; unload it first or set `load_inplace`")
             return
         try:
-            self._local.resolve(name)
-        except ServeError:
-            return
+            await self._resolver.folders.resolve(name)
+        except ServeError as error:
+            if error.code is ErrorCode.MODEL_NOT_FOUND:
+                return
+            raise
         raise _taken(name, "a folder's in the adapter directory")
 
     def _last_revision(self, adapter: ResolvedAdapter) -> str | None:

@@ -1,6 +1,6 @@
 """From an adapter's name in a request to files that stay as long as the request needs them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final
@@ -13,9 +13,11 @@ from lorax_serve.server.errors import ServeError, UnservedSource, adapter_not_fo
 from lorax_serve.server.places import Place
 from lorax_serve.server.remote_adapters import RemoteAdapters
 from lorax_serve.server.sources.local import LocalAdapters
+from lorax_serve.server.sources.local_looks import LocalLooks
 from lorax_serve.server.sources.source import RemoteAdapter
 from lorax_serve.server.store.fetches import FetchCounts, FetchUnderWay
 from lorax_serve.server.store.lease import Lease
+from lorax_serve.server.turns import in_turns
 
 LOCAL: Final = "local"
 
@@ -78,7 +80,7 @@ class AdapterResolver:
     ) -> None:
         self.aliases = AdapterAliases()
         self.default_source = default_source
-        self._local = local
+        self.folders = LocalLooks(local)
         self._remote = remote
 
     def target(self, adapter_id: str, source: str | None) -> Target:
@@ -131,7 +133,7 @@ class AdapterResolver:
     ) -> ResolvedAdapter:
         source, adapter_id = target.source, target.adapter_id
         if source == LOCAL:
-            ref = self._local.resolve(adapter_id)
+            ref = await self.folders.resolve(adapter_id)
             return ResolvedAdapter(ref, LOCAL, named_by_operator=not adapter_id.startswith("/"))
         if self._remote is None or source not in self._remote.names:
             raise UnservedSource(self.sources)
@@ -140,13 +142,13 @@ class AdapterResolver:
         opened_by_token = token is not None and not adapter.public
         return ResolvedAdapter(ref, source, lease, opened_by_token=opened_by_token)
 
-    def root(self, target: Target, token: str | None) -> str | None:
+    async def root(self, target: Target, token: str | None) -> str | None:
         """`source:id`, with the revision where it is fetched; None if this caller may not use it,
         or is not known to. Nobody is asked, and nothing fetched.
         """
         if target.source == LOCAL:
             try:
-                self._local.resolve(target.adapter_id)
+                await self.folders.resolve(target.adapter_id)
             except ServeError:
                 return None
             return str(target)
@@ -155,14 +157,14 @@ class AdapterResolver:
         known = self._remote.known(target.source, target.adapter_id, token)
         return None if known is None else _root(known)
 
-    def listed(self, token: str | None) -> Iterator[tuple[str, str]]:
+    async def listed(self, token: str | None) -> AsyncIterator[tuple[str, str]]:
         """Names and roots of the aliases and fetched adapters that this caller may use."""
-        for name, target in self.aliases:
-            root = self.root(target, token)
+        async for name, target in in_turns(tuple(self.aliases)):
+            root = await self.root(target, token)
             if root is not None:
                 yield name, root
         if self._remote is not None:
-            for adapter_id, adapter in self._remote.listed(token):
+            async for adapter_id, adapter in in_turns(self._remote.listed(token)):
                 yield adapter_id, _root(adapter)
 
     def stored(self) -> Iterator[tuple[Target, str]]:

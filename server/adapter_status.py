@@ -15,7 +15,6 @@ from lorax_serve.server.adapter_resolver import LOCAL, AdapterResolver
 from lorax_serve.server.engine import Engine
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.schema.admin import AdapterList, AdapterStatus, Bytes, Fetch, Tier
-from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.store.fetches import FetchUnderWay
 
 SHORT_DIGEST: Final = 12  # characters, as in the engine's log
@@ -27,7 +26,6 @@ class AdapterStatuses:
         self,
         engine: Engine,
         resolver: AdapterResolver,
-        local: LocalAdapters,
         records: AdapterRecords,
         operations: AdapterOperations,
         metrics: AdapterMetrics,
@@ -35,7 +33,6 @@ class AdapterStatuses:
     ) -> None:
         self._engine = engine
         self._resolver = resolver
-        self._local = local
         self._records = records
         self._operations = operations
         self._metrics = metrics
@@ -50,7 +47,7 @@ class AdapterStatuses:
         report = await self._fresh_report()
         states = _by_revision(report)
         stored = frozenset(digest for _, digest in self._resolver.stored())
-        names = await asyncio.to_thread(self._local.list)
+        names = await self._resolver.folders.names()
         return AdapterList(
             data=[
                 self._status(name, target, revision, states, stored)

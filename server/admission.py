@@ -3,10 +3,13 @@
 Behind it a request is an engine message; every refusal that needs the model happens here.
 """
 
+import functools
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+
+import msgspec
 
 from lorax_serve.ipc.messages import Generate
 from lorax_serve.ipc.types import (
@@ -18,7 +21,7 @@ from lorax_serve.ipc.types import (
 )
 from lorax_serve.server.adapter_records import AdapterRecord
 from lorax_serve.server.adapter_resolver import ResolvedAdapter
-from lorax_serve.server.asked_adapter import AskedAdapter, held_adapter
+from lorax_serve.server.asked_adapter import AskedAdapter, held_adapter, renewed
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.places import Place, Places
 from lorax_serve.server.request import Constraint, GenerationRequest
@@ -40,6 +43,7 @@ class Accepted:
     adapters: tuple[ResolvedAdapter, ...]  # the adapter, or a merge's parts
     adapter_records: tuple[AdapterRecord, ...]  # of these
     grammar_warnings: tuple[str, ...]
+    renew: Callable[[], Awaitable[Generate]]  # the message anew, its folders as they are by then
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -78,7 +82,17 @@ class Admission:
         # Last: it may have to be fetched.
         async with held_adapter(self._service, asked, place) as adapter:
             message = self._message(asked, prompt_ids, max_new_tokens, adapter, grammar)
-            yield _accepted(asked, message, adapter, warnings)
+            renew = functools.partial(self._renewed, asked, message, adapter)
+            yield _accepted(asked, message, adapter, warnings, renew)
+
+    async def _renewed(
+        self, asked: GenerationRequest, message: Generate, adapter: AskedAdapter
+    ) -> Generate:
+        return msgspec.structs.replace(
+            message,
+            request_id=RequestId(uuid.uuid4().hex),
+            adapter=await renewed(self._service, asked, adapter.adapters),
+        )
 
     def _message(
         self,
@@ -129,7 +143,11 @@ class Admission:
 
 
 def _accepted(
-    asked: GenerationRequest, message: Generate, adapter: AskedAdapter, warnings: tuple[str, ...]
+    asked: GenerationRequest,
+    message: Generate,
+    adapter: AskedAdapter,
+    warnings: tuple[str, ...],
+    renew: Callable[[], Awaitable[Generate]],
 ) -> Accepted:
     return Accepted(
         message=message,
@@ -141,6 +159,7 @@ def _accepted(
         adapters=adapter.adapters,
         adapter_records=adapter.records,
         grammar_warnings=warnings,
+        renew=renew,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
+from lorax_serve.ipc.types import AdapterRef, AnyAdapterRef, ErrorCode, MergedAdapters
 from lorax_serve.server.adapter_records import AdapterRecord
 from lorax_serve.server.adapter_resolver import LOCAL, ResolvedAdapter
 from lorax_serve.server.errors import ServeError, adapter_not_found
@@ -52,9 +52,27 @@ async def held_adapter(
         )
     with ExitStack() as held:
         adapters = [held.enter_context(await _resolve(service, each, asked, place)) for each in ids]
-        ref = adapters[0].ref if merge is None else _merged(merge, adapters)
+        refs = [adapter.ref for adapter in adapters]
+        ref = refs[0] if merge is None else _merged(merge, refs)
         used = _used(service, adapters, held)
         yield AskedAdapter(ref, adapters[0].source, tuple(adapters), used)
+
+
+async def renewed(
+    service: Service, asked: GenerationRequest, adapters: Sequence[ResolvedAdapter]
+) -> AnyAdapterRef:
+    """What the request names, once more: folders of this machine as they are now, all else as it
+    was found. Raises ServeError.
+    """
+    refs = [each.ref if each.lease else await _folder(service, each, asked) for each in adapters]
+    return refs[0] if asked.merge is None else _merged(asked.merge, refs)
+
+
+async def _folder(
+    service: Service, adapter: ResolvedAdapter, asked: GenerationRequest
+) -> AdapterRef:
+    with await service.resolver.resolve(adapter.ref.name, asked.adapter_source, None) as found:
+        return found.ref
 
 
 async def _resolve(
@@ -73,9 +91,9 @@ async def _resolve(
         raise
 
 
-def _merged(merge: Merge, adapters: Sequence[ResolvedAdapter]) -> MergedAdapters:
+def _merged(merge: Merge, parts: Sequence[AdapterRef]) -> MergedAdapters:
     return MergedAdapters(
-        parts=tuple(part.ref for part in adapters),
+        parts=tuple(parts),
         weights=merge.weights,
         strategy=merge.strategy,
         density=merge.density,

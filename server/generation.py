@@ -90,13 +90,29 @@ async def pieces(
     After a stop string has matched the engine is told to stop and no more of its events are read.
     """
     reader = PieceReader(tokenizer, accepted)
-    async with aclosing(engine.generate(accepted.message)) as events:
+    async with aclosing(_events(engine, accepted)) as events:
         async for event in events:
             piece = reader.read(event)
             yield piece
             if piece.finish is not None:
                 return
     raise ServeError(ErrorCode.GENERATION_ERROR, "The engine ended the request without a finish.")
+
+
+async def _events(engine: Engine, accepted: Accepted) -> AsyncGenerator[TokensGenerated, None]:
+    """Generate; from anew where the adapter's files were replaced before the first token came."""
+    message, has_begun = accepted.message, False
+    for is_last in (False, False, True):
+        try:
+            async with aclosing(engine.generate(message)) as events:
+                async for event in events:
+                    has_begun = True
+                    yield event
+            return
+        except ServeError as error:
+            if error.code is not ErrorCode.ADAPTER_CHANGED or has_begun or is_last:
+                raise
+        message = await accepted.renew()
 
 
 async def collect(source: AsyncGenerator[Piece, None]) -> Answer:

@@ -140,7 +140,6 @@ class _Serving:
             engine=client,
             tokenizer=self._tokenizer,
             chat_template=self._chat_template,
-            adapters=self._adapters,
             resolver=self._resolver,
             desk=open_desk(
                 client, self._resolver, self._adapters, base_names=base_names, registry=registry

@@ -5,13 +5,16 @@ error that they exist.
 """
 
 import asyncio
+import contextlib
 import difflib
 import heapq
 import math
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
+
+from lorax_serve.server.errors import ServeError
 
 _SECONDS: Final = 10.0  # a list is looked at again so often, however many errors there are
 _MAX_COMPARED: Final = 200  # names, in full, for one error
@@ -21,9 +24,11 @@ _LIKENESS: Final = 0.7  # as difflib measures it
 
 class NameHints:
     def __init__(
-        self, names: Callable[[], Sequence[str]], clock: Callable[[], float] = time.monotonic
+        self,
+        names: Callable[[], Awaitable[Sequence[str]]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`names` may block; it is called on a thread."""
+        """Where `names` raises ServeError there are no hints for a while."""
         self._names = names
         self._clock = clock
         self._known: Sequence[str] = ()
@@ -36,7 +41,9 @@ class NameHints:
             return None
         async with self._looking:
             if self._clock() >= self._known_until:
-                self._known = await asyncio.to_thread(self._names)
+                self._known = ()
+                with contextlib.suppress(ServeError):
+                    self._known = await self._names()
                 self._known_until = self._clock() + _SECONDS
             return await asyncio.to_thread(_closest, name, self._known)
 

@@ -10,7 +10,6 @@ from lorax_serve.server.adapter_desk import AdapterDesk
 from lorax_serve.server.adapter_resolver import AdapterResolver
 from lorax_serve.server.admin_key import AdminKey
 from lorax_serve.server.engine import Engine
-from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.text.chat_template import ChatTemplate
 from lorax_serve.server.text.tokenizer import Tokenizer
 
@@ -39,7 +38,6 @@ class Service:
     engine: Engine
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
-    adapters: LocalAdapters
     resolver: AdapterResolver
     desk: AdapterDesk
     metrics: CollectorRegistry

@@ -153,8 +153,7 @@ class AdapterExchange:
         """Take over what threads and copies have finished. Never blocks."""
         self._patience.room_may_have_changed()
         for slot in self.pool.poll():
-            source = self._copying.pop(slot, None)
-            if source is not None:
+            if (source := self._copying.pop(slot, None)) is not None:
                 self.store.unpin(source)
         for load in self._loader.poll():
             self._num_news += 1

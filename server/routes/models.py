@@ -1,7 +1,5 @@
 """GET /v1/models: the base model and the adapters that can be named."""
 
-import asyncio
-
 import msgspec
 from aiohttp import web
 
@@ -12,7 +10,6 @@ from lorax_serve.server.errors import adapter_not_found
 from lorax_serve.server.keys import SERVICE
 from lorax_serve.server.schema.openai_replies import Model, ModelList
 from lorax_serve.server.service import Service
-from lorax_serve.server.sources.servable import servable_names
 from lorax_serve.server.turns import in_turns
 
 
@@ -21,10 +18,9 @@ async def list_models(request: web.Request) -> web.Response:
     is public or was proven with the caller's own token a moment ago.
     """
     service = request.app[SERVICE]
-    names = await asyncio.to_thread(servable_names, service.adapters)
+    names = await service.resolver.folders.servable()
     local = {name: _local_root(name) for name in names}
-    found = service.resolver.listed(header_token(request))
-    listed = {name: root async for name, root in in_turns(found)}
+    listed = {n: root async for n, root in service.resolver.listed(header_token(request))}
     roots = {**listed, **local} if service.resolver.default_source == LOCAL else {**local, **listed}
     roots |= {name: listed[name] for name, _ in service.resolver.aliases if name in listed}
     adapters = [_adapter(service, name, root) async for name, root in in_turns(roots.items())]
@@ -40,11 +36,11 @@ async def retrieve_model(request: web.Request) -> web.Response:
     # As a request would mean it; then as one would that names its source.
     resolver = service.resolver
     targets = (resolver.target(name, None), *(Target(source, name) for source in resolver.sources))
-    roots = (resolver.root(target, token) for target in targets)
-    root = next((root for root in roots if root is not None), None)
-    if root is None:
-        raise adapter_not_found(name)
-    return _reply(_adapter(service, name, root))
+    for target in targets:
+        root = await resolver.root(target, token)
+        if root is not None:
+            return _reply(_adapter(service, name, root))
+    raise adapter_not_found(name)
 
 
 def _base(service: Service) -> Model:

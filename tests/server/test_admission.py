@@ -68,7 +68,7 @@ async def test_a_request_becomes_an_engine_message(service: Service) -> None:
     assert (message.stop.max_new_tokens, message.stop.stop_token_ids) == (9, (5,))
     assert message.stop.ignore_eos
     assert message.adapter is not None
-    assert message.adapter == service.adapters.resolve("team/ops")
+    assert message.adapter == await service.resolver.folders.resolve("team/ops")
     assert message.grammar is not None
     assert message.grammar.kind is GrammarKind.LLGUIDANCE
     assert (message.tenant, message.cache_salt) == ("", "/s")
@@ -134,9 +134,9 @@ def merge_of(*adapter_ids: str) -> Merge:
 
 async def test_a_merge_of_adapters(service: Service) -> None:
     accepted = await accept(service, "x", merge=merge_of("alice", "team/ops", "alice"))
-    adapter = accepted.message.adapter
+    adapter, look = accepted.message.adapter, service.resolver.folders.resolve
     assert adapter == MergedAdapters(
-        parts=tuple(map(service.adapters.resolve, ("alice", "team/ops", "alice"))),
+        parts=tuple([await look(each) for each in ("alice", "team/ops", "alice")]),
         weights=(1, 2, 3),
         strategy=MergeStrategy.TIES,
         density=0.5,

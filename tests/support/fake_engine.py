@@ -1,7 +1,7 @@
 """An engine at the seam the routes see: it plays a script and remembers what it was told."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from lorax_serve.ipc.adapter_report import AdapterReport, TierUse
@@ -54,6 +54,7 @@ class FakeEngine:
 
     script: Sequence[Step] = ()
     info_: EngineInfo = ENGINE_INFO
+    failures: list[Callable[[], ServeError]] = field(default_factory=list)  # of the next requests
     is_ready: bool = True
     requests: list[Generate] = field(default_factory=list)
     aborted: list[RequestId] = field(default_factory=list)
@@ -88,6 +89,9 @@ class FakeEngine:
         ended = False
         num_sent = 0
         try:
+            if self.failures:
+                ended = True
+                raise self.failures.pop(0)()
             for step in self.script:
                 if isinstance(step, asyncio.Event):
                     await step.wait()

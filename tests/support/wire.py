@@ -103,13 +103,13 @@ def make_service(
     remote: RemoteAdapters | None = None,
     admin_key: AdminKey | None = None,
 ) -> Service:
+    local = LocalAdapters(files / "adapters", allow_absolute=False)
     return Service(
         model_id=MODEL_ID,
         model_revision="abc123",
         engine=engine,
         tokenizer=Tokenizer.from_folder(files / "model"),
         chat_template=ChatTemplate.from_folder(files / "model"),
-        adapters=(local := LocalAdapters(files / "adapters", allow_absolute=False)),
         resolver=(resolver := AdapterResolver(local, remote, default_source="local")),
         desk=open_desk(
             engine,

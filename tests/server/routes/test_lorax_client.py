@@ -93,8 +93,9 @@ async def test_generate_with_merged_adapters(wire: Wire) -> None:
     )
     await call(wire, lambda client: client.generate("hi", merged_adapters=merged))
     (told,) = wire.engine.requests
+    look = wire.service.resolver.folders.resolve
     assert told.adapter == MergedAdapters(
-        parts=tuple(map(wire.service.adapters.resolve, merged.ids)),
+        parts=tuple([await look(each) for each in merged.ids]),
         weights=(0.5, 2),
         strategy=MergeStrategy.DARE_TIES,
         density=0.25,
