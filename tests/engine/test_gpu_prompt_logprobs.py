@@ -1,4 +1,4 @@
-"""Logprobs of prompts on a GPU: those of transformers and PEFT, beside requests that ask for none."""
+"""Logprobs of prompts on a GPU: those of transformers and PEFT, beside plain requests."""
 
 from pathlib import Path
 
