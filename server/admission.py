@@ -72,10 +72,9 @@ class Admission:
 
     @asynccontextmanager
     async def accept(self, asked: GenerationRequest) -> AsyncIterator[Accepted]:
-        """For as long as the context is open, the request has places among those that are served,
-        one for each answer,
-        and the adapter's files stay where they are. While its adapter has to come from a source it
-        has no place, and waits beside them.
+        """For as long as the context is open, the request has a place for each answer among those
+        that are served, and the adapter's files stay where they are. While its adapter has to come
+        from a source it has no place, and waits beside them.
 
         Raises ServeError with the reason when the request cannot be served: QUEUE_FULL when all
         places are taken.
