@@ -16,7 +16,6 @@ it is found to have ended: what the step in flight still writes, it writes befor
 """
 
 import time
-from dataclasses import dataclass
 
 from lorax_serve.engine.adapter_source import AdapterSource
 from lorax_serve.engine.errors import RequestError
@@ -24,6 +23,7 @@ from lorax_serve.engine.fair_queue import FairQueue
 from lorax_serve.engine.place_shares import giver_for
 from lorax_serve.engine.places import Places
 from lorax_serve.engine.prompt_followers import PromptFollowers
+from lorax_serve.engine.schedule import Rejection, Schedule
 from lorax_serve.engine.sequence import Sequence, SequenceId, SequenceStatus
 from lorax_serve.engine.sequence_blocks import SequenceBlocks
 from lorax_serve.engine.step import ScheduledSequence, Step
@@ -36,20 +36,6 @@ _NUM_STAGED = 16
 _NUM_CONSIDERED = 64
 # Sequences that give their places to other tenants' in one step.
 _MAX_PARKED = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A waiting sequence that can never run, and why."""
-
-    sequence: Sequence
-    error: RequestError
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    step: Step
-    rejections: tuple[Rejection, ...]
 
 
 class Scheduler:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lorax_serve.engine.cuda.fill_step import fill_step
+from lorax_serve.engine.cuda.runner_limits import RunnerLimits
 from lorax_serve.engine.cuda.slabs import CudaSlabs
 from lorax_serve.engine.cuda.step_arrays import (
     Int32s,
@@ -40,16 +41,6 @@ from lorax_serve.kernels.triton.input_ids import resolve_input_ids
 from lorax_serve.kernels.triton.lora_delta import DECODE, PROMPT, TritonLoraDelta, warm_up
 
 _NO_TILES = np.empty((0, 3), dtype=np.int32)
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerLimits:
-    """The largest step there may be."""
-
-    max_num_sequences: int
-    max_batch_tokens: int
-    max_model_len: int
-    max_site_ranks: int  # of one adapter at one site
 
 
 class CudaRunner:

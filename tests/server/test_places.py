@@ -68,3 +68,19 @@ async def test_who_is_cancelled_while_it_waits_keeps_nobody_waiting(is_served: b
         many.leave()
     async with places.take(4):
         pass
+
+
+async def test_those_behind_one_that_is_cancelled_may_need_fewer() -> None:
+    places = Places(4)
+    async with places.take(3):
+        many, one = Place(places._free, 4), Place(places._free, 1)
+        first = asyncio.create_task(many.take_again())
+        second = asyncio.create_task(one.take_again())
+        await asyncio.sleep(0)
+        assert not second.done()
+        first.cancel()
+        await asyncio.wait({first, second}, timeout=5)
+        assert second.done()
+        one.leave()
+    async with places.take(4):
+        pass
