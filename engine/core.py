@@ -162,7 +162,8 @@ class EngineCore:
         except RequestError as error:
             self._outbox.failed(sequence_id, error)
             return
-        self._scheduler.add(sequence)
+        leader = None if request.after is None else SequenceId(frontend, request.after)
+        self._scheduler.add(sequence, after=leader)
 
     def _run(self, step: Step) -> None:
         """Launch the step, then apply the one before it while the device works."""
@@ -219,10 +220,25 @@ class EngineCore:
         for index, sequence in going_on:
             if not output.finite[index]:
                 self._fail(sequence, "The model gave no usable probabilities.")
+        self._tell_prompt_logprobs(step, output)
         self._scheduler.finished(step)
         for index, sequence in going_on:
-            if output.finite[index]:
+            if not sequence.is_finished:
                 self._append(sequence, index, output)
+
+    def _tell_prompt_logprobs(self, step: Step, output: StepOutput) -> None:
+        """Those that a sequence computed again, after it was preempted, were told before."""
+        for item, entries in zip(step.scoring, output.prompt_logprobs, strict=True):
+            sequence = item.sequence
+            if sequence.is_finished:
+                continue
+            if entries is None:
+                self._fail(sequence, "The model gave no usable probabilities for the prompt.")
+                continue
+            unknown = entries[sequence.num_scored - item.start :]
+            sequence.num_scored += len(unknown)
+            if unknown:
+                self._outbox.prompt_logprobs(sequence, unknown)
 
     def _append(self, sequence: Sequence, index: int, output: StepOutput) -> None:
         token_id = output.token_ids[index]

@@ -47,6 +47,7 @@ class Intake:
             guide=None if request.grammar is None else self._guide(request.grammar),
             cache_salt=request.cache_salt,
             tenant=request.tenant,
+            num_prompt_logprobs=request.num_prompt_logprobs,
         )
 
     def _check_tokens(self, request: Generate) -> None:

@@ -37,6 +37,11 @@ class Outbox:
         )
         self._events.setdefault(sequence.id.frontend, []).append(event)
 
+    def prompt_logprobs(self, sequence: Sequence, entries: tuple[TokenLogprob, ...]) -> None:
+        """Of the prompt's next tokens."""
+        event = TokensGenerated(sequence.id.request_id, [], prompt_logprobs=list(entries))
+        self._events.setdefault(sequence.id.frontend, []).append(event)
+
     def failed(self, sequence_id: SequenceId, error: RequestError) -> None:
         event = RequestFailed(sequence_id.request_id, error.code, error.message)
         self._events.setdefault(sequence_id.frontend, []).append(event)

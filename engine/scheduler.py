@@ -16,13 +16,14 @@ it is found to have ended: what the step in flight still writes, it writes befor
 """
 
 import time
-from dataclasses import dataclass
 
 from lorax_serve.engine.adapter_source import AdapterSource
 from lorax_serve.engine.errors import RequestError
 from lorax_serve.engine.fair_queue import FairQueue
 from lorax_serve.engine.place_shares import giver_for
 from lorax_serve.engine.places import Places
+from lorax_serve.engine.prompt_followers import PromptFollowers
+from lorax_serve.engine.schedule import Rejection, Schedule
 from lorax_serve.engine.sequence import Sequence, SequenceId, SequenceStatus
 from lorax_serve.engine.sequence_blocks import SequenceBlocks
 from lorax_serve.engine.step import ScheduledSequence, Step
@@ -35,20 +36,6 @@ _NUM_STAGED = 16
 _NUM_CONSIDERED = 64
 # Sequences that give their places to other tenants' in one step.
 _MAX_PARKED = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A waiting sequence that can never run, and why."""
-
-    sequence: Sequence
-    error: RequestError
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    step: Step
-    rejections: tuple[Rejection, ...]
 
 
 class Scheduler:
@@ -67,13 +54,14 @@ class Scheduler:
         self._max_batch_tokens = max_batch_tokens
         self._sequences: dict[SequenceId, Sequence] = {}
         self._waiting = FairQueue()
+        self._followers = PromptFollowers()
         self._places = Places(blocks, adapters, max_num_sequences=max_num_sequences)
         self._num_changes = 0  # of who waits and what is free
         self._at_rest: tuple[int, int] | None = None  # nobody can be admitted while this holds
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._followers)
 
     @property
     def num_running(self) -> int:
@@ -82,11 +70,16 @@ class Scheduler:
     def __contains__(self, sequence_id: SequenceId) -> bool:
         return sequence_id in self._sequences
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: Sequence, *, after: SequenceId | None = None) -> None:
+        """`after` has the same prompt: until that one's is computed, this one does not run."""
         assert sequence.id not in self._sequences, f"{sequence.id} is already here"
         self._num_changes += 1
+        leader = None if after is None else self._sequences.get(after)
         self._sequences[sequence.id] = sequence
-        self._waiting.push(sequence)
+        if leader is not None and not leader.output_token_ids:
+            self._followers.hold(sequence, leader.id)
+        else:
+            self._waiting.push(sequence)
         if sequence.adapter is not None:
             self._adapters.prefetch(sequence.adapter)
 
@@ -96,14 +89,20 @@ class Scheduler:
         if sequence is None:
             return False
         self._num_changes += 1
+        self._release_followers(sequence)
         if sequence.status is SequenceStatus.RUNNING:
             self._places.stop(sequence)
-        else:
+        elif not self._followers.discard(sequence):
             self._places.give_back(sequence)
             self._waiting.remove(sequence)
             self._lose_interest(sequence.adapter)
         sequence.status = SequenceStatus.FINISHED
         return True
+
+    def _release_followers(self, leader: Sequence) -> None:
+        for follower in self._followers.release(leader.id):
+            self._num_changes += 1
+            self._waiting.push(follower)
 
     def remove_all_of(self, frontend: bytes) -> int:
         """End every sequence of a frontend that is gone; how many there were."""
@@ -142,6 +141,8 @@ class Scheduler:
             item.sequence.num_pending -= item.samples
             if item.sequence.status is SequenceStatus.RUNNING:
                 self._blocks.register_computed(item.sequence)
+            if item.samples:
+                self._release_followers(item.sequence)
             if not item.sequence.is_finished:
                 self._waiting.generated(item.sequence, int(item.samples))
 

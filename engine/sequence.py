@@ -50,6 +50,8 @@ class Sequence:
     guide: Guide | None = None
     cache_salt: str = ""
     tenant: str = ""
+    num_prompt_logprobs: int | None = None  # see Generate
+    num_scored: int = 0  # prompt tokens whose logprobs were told, those from position 1 on
     output_token_ids: list[int] = field(default_factory=list)
     num_pending: int = 0  # tokens being sampled by steps in flight, after those of the output
     status: SequenceStatus = SequenceStatus.WAITING
@@ -89,6 +91,11 @@ class Sequence:
     @property
     def adapter_slot(self) -> int:
         return BASE_SLOT if self.slot is None else self.slot.index
+
+    @property
+    def is_scoring(self) -> bool:
+        """Whether logprobs of the prompt are still to be told: all of it has to be computed."""
+        return self.num_prompt_logprobs is not None and self.num_scored < self.num_prompt_tokens - 1
 
     def tokens(self, start: int, stop: int) -> tuple[int, ...]:
         """The ids at positions start..stop-1, prompt and output alike; PENDING_TOKEN for those that

@@ -22,11 +22,13 @@ class ScheduledSequence:
     block_table: tuple[int, ...]  # KV blocks of the sequence, covering start + num_tokens
     adapter_slot: int  # kernels.lora.BASE_SLOT for the base model
     samples: bool  # the last of these tokens is the newest known one: pick its successor
+    num_scored: int = 0  # of the first of these tokens, the logprobs of their successors are wanted
 
     @classmethod
     def next_of(cls, sequence: Sequence, num_tokens: int) -> "ScheduledSequence":
         """The first `num_tokens` of the sequence that are not computed yet."""
         start = sequence.num_computed
+        num_unscored = sequence.num_prompt_tokens - 1 - start if sequence.is_scoring else 0
         return cls(
             sequence=sequence,
             start=start,
@@ -34,11 +36,17 @@ class ScheduledSequence:
             block_table=tuple(sequence.block_table),
             adapter_slot=sequence.adapter_slot,
             samples=start + num_tokens == sequence.num_tokens,
+            num_scored=min(max(num_unscored, 0), num_tokens),
         )
 
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def scored_token_ids(self) -> tuple[int, ...]:
+        """The successors of the first `num_scored` tokens."""
+        return self.sequence.tokens(self.start + 1, self.start + 1 + self.num_scored)
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,18 @@ class Step:
     def sampling(self) -> tuple[ScheduledSequence, ...]:
         return tuple(item for item in self.scheduled if item.samples)
 
+    @cached_property
+    def scoring(self) -> tuple[ScheduledSequence, ...]:
+        """Those of which logprobs of prompt tokens are wanted."""
+        return tuple(item for item in self.scheduled if item.num_scored)
+
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """One entry per `Step.sampling`, in its order."""
+    """One entry per `Step.sampling`, in its order; of prompt logprobs one per `Step.scoring`."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob | None, ...]  # None where the request asked for none
     finite: tuple[bool, ...]  # False: the row's logits held NaN, or nothing was allowed
+    # Of each one's `scored_token_ids`; None: some of the logits held NaN or were all -inf.
+    prompt_logprobs: tuple[tuple[TokenLogprob, ...] | None, ...] = ()

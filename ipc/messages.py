@@ -9,9 +9,10 @@ either the engine says nothing more about it.
 
 import enum
 import hashlib
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from lorax_serve.ipc.adapter_report import AdapterReport
 from lorax_serve.ipc.types import (
@@ -42,6 +43,11 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     adapter: AnyAdapterRef | None = None  # None: the base model
     grammar: GrammarSpec | None = None
     cache_salt: str = ""  # requests share prefix-cache blocks only under equal salts
+    # How many of the most likely tokens to tell at every prompt position; None: nothing of them.
+    num_prompt_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    # One that was sent before, with equal prompt, adapter and salt: this one waits until that one's
+    # prompt is computed, and takes it from the prefix cache.
+    after: RequestId | None = None
     tenant: str = ""  # whom the tokens are counted against when places are few; "": one for all
 
 
@@ -85,11 +91,16 @@ class EngineFailed(Struct, frozen=True, tag="engine_failed", forbid_unknown_fiel
 
 
 class TokensGenerated(Struct, frozen=True, tag="tokens", forbid_unknown_fields=True):
+    """What a step gave one request: new tokens, or logprobs of its prompt's, or both."""
+
     request_id: RequestId
     token_ids: list[int]
     finish_reason: FinishReason | None = None  # set exactly once, on the last event
     logprobs: list[TokenLogprob] | None = None  # one per token id when asked for
-    prompt: PromptStats | None = None  # on the first event
+    prompt: PromptStats | None = None  # with the first token
+    # Of the next tokens of the prompt, in order; the first token has none. All come before or with
+    # the first token.
+    prompt_logprobs: list[TokenLogprob] | None = None
 
 
 class RequestFailed(Struct, frozen=True, tag="failed", forbid_unknown_fields=True):

@@ -5,11 +5,12 @@ Behind it a request is an engine message; every refusal that needs the model hap
 
 import functools
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 
-import msgspec
+from msgspec.structs import replace
 
 from lorax_serve.ipc.messages import Generate
 from lorax_serve.ipc.types import (
@@ -24,7 +25,7 @@ from lorax_serve.server.adapter_resolver import ResolvedAdapter
 from lorax_serve.server.asked_adapter import AskedAdapter, held_adapter, renewed
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.places import Place, Places
-from lorax_serve.server.request import Constraint, GenerationRequest
+from lorax_serve.server.request import Constraint, GenerationRequest, Prompt
 from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.structured_output import ConstraintCompiler
 from lorax_serve.server.tenants import Tenants
@@ -34,7 +35,9 @@ from lorax_serve.server.tenants import Tenants
 class Accepted:
     """A request the engine can take as it is, and what the text side needs to read its events."""
 
-    message: Generate
+    messages: tuple[Generate, ...]  # one prompt's branches after the other's
+    num_branches: int  # of each prompt
+    only_prompt: bool  # the engine's token, of which there is always one, is not for the client
     stop_strings: tuple[str, ...]
     keep_stop_string: bool
     skip_special_tokens: bool
@@ -43,11 +46,22 @@ class Accepted:
     adapters: tuple[ResolvedAdapter, ...]  # the adapter, or a merge's parts
     adapter_records: tuple[AdapterRecord, ...]  # of these
     grammar_warnings: tuple[str, ...]
-    renew: Callable[[], Awaitable[Generate]]  # the message anew, its folders as they are by then
+    # One of the messages anew, folders as they are by then.
+    renew: Callable[[Generate], Awaitable[Generate]]
+
+    @property
+    def message(self) -> Generate:
+        """The first: all have the same but for prompt, seed and id."""
+        return self.messages[0]
+
+    @property
+    def prompts_token_ids(self) -> tuple[list[int], ...]:
+        return tuple(each.prompt_token_ids for each in self.messages[:: self.num_branches])
 
     @property
     def num_prompt_tokens(self) -> int:
-        return len(self.message.prompt_token_ids)
+        """Of all prompts; one that has several branches counts once."""
+        return sum(map(len, self.prompts_token_ids))
 
 
 class Admission:
@@ -61,38 +75,55 @@ class Admission:
 
     @asynccontextmanager
     async def accept(self, asked: GenerationRequest) -> AsyncIterator[Accepted]:
-        """For as long as the context is open, the request has a place among those that are served
-        and the adapter's files stay where they are. While its adapter has to come from a source it
-        has no place, and waits beside them.
+        """For as long as the context is open, the request has a place for each answer among those
+        that are served, and the adapter's files stay where they are. While its adapter has to come
+        from a source it has no place, and waits beside them.
 
         Raises ServeError with the reason when the request cannot be served: QUEUE_FULL when all
         places are taken.
         """
-        async with self._places.take() as place, self._accepted(asked, place) as accepted:
+        self._check_number(asked.num_sequences)
+        async with (
+            self._places.take(asked.num_sequences) as place,
+            self._accepted(asked, place) as accepted,
+        ):
             yield accepted
+
+    def _check_number(self, num_answers: int) -> None:
+        limits = self._service.limits
+        most = min(limits.max_choices, limits.max_concurrent_requests)
+        if num_answers > most:
+            raise ServeError(
+                ErrorCode.INVALID_REQUEST,
+                f"The request asks for {num_answers} answers, prompts times choices: above {most}.",
+                param="n",
+            )
 
     @asynccontextmanager
     async def _accepted(self, asked: GenerationRequest, place: Place) -> AsyncIterator[Accepted]:
         info = self._service.engine.info
         _check_stops(asked, self._service.limits)
         _check_vocabulary(asked, info.vocab_size)
-        prompt_ids = await self._prompt_ids(asked, info.max_model_len)
-        max_new_tokens = _max_new_tokens(asked, len(prompt_ids), info)
+        prompts = [await self._prompt_ids(asked, each, info) for each in asked.prompts]
+        lengths = [_max_new_tokens(asked, len(ids), info) for ids in prompts]
         grammar, warnings = await self._grammar(asked.constraint)
         # Last: it may have to be fetched.
         async with held_adapter(self._service, asked, place) as adapter:
-            message = self._message(asked, prompt_ids, max_new_tokens, adapter, grammar)
-            renew = functools.partial(self._renewed, asked, message, adapter)
-            yield _accepted(asked, message, adapter, warnings, renew)
+            messages = [
+                message
+                for ids, max_new_tokens in zip(prompts, lengths, strict=True)
+                for message in _branches(
+                    asked, self._message(asked, ids, max_new_tokens, adapter, grammar)
+                )
+            ]
+            renew = functools.partial(self._renewed, asked, adapter)
+            yield _accepted(asked, tuple(messages), adapter, warnings, renew)
 
     async def _renewed(
-        self, asked: GenerationRequest, message: Generate, adapter: AskedAdapter
+        self, asked: GenerationRequest, adapter: AskedAdapter, message: Generate
     ) -> Generate:
-        return msgspec.structs.replace(
-            message,
-            request_id=RequestId(uuid.uuid4().hex),
-            adapter=await renewed(self._service, asked, adapter.adapters),
-        )
+        ref = await renewed(self._service, asked, adapter.adapters)
+        return replace(message, request_id=RequestId(uuid.uuid4().hex), adapter=ref, after=None)
 
     def _message(
         self,
@@ -115,6 +146,7 @@ class Admission:
             adapter=adapter.ref,
             grammar=grammar,
             cache_salt=self._tenants.prefix_salt(token, asked.cache_salt),
+            num_prompt_logprobs=asked.num_prompt_logprobs,
             tenant=self._tenants.name(token, is_proven=adapter.opened_by_token),
         )
 
@@ -123,38 +155,56 @@ class Admission:
     ) -> tuple[GrammarSpec | None, tuple[str, ...]]:
         return (None, ()) if constraint is None else await self._compiler.compile(constraint)
 
-    async def _prompt_ids(self, asked: GenerationRequest, max_model_len: int) -> list[int]:
-        longest = max_model_len - 1  # at least one token is to be generated
+    async def _prompt_ids(
+        self, asked: GenerationRequest, prompt: Prompt, info: EngineInfo
+    ) -> list[int]:
+        longest = info.max_model_len - 1  # at least one token is to be generated
         if asked.truncate is not None:
             if asked.truncate > longest:
                 raise ServeError(
                     ErrorCode.INVALID_REQUEST, f"`truncate` is above {longest}.", param="truncate"
                 )
             longest = max(longest, self._service.limits.max_untruncated_tokens)
-        if isinstance(asked.prompt, str):
+        if isinstance(prompt, str):
             ids = await self._service.tokenizer.encode_bounded(
-                asked.prompt, add_special_tokens=asked.add_special_tokens, max_tokens=longest
+                prompt, add_special_tokens=asked.add_special_tokens, max_tokens=longest
             )
         else:
-            ids = list(asked.prompt)
+            ids = list(prompt)
         if not ids:
             raise ServeError(ErrorCode.INVALID_REQUEST, "The prompt is empty.")
         return ids[-asked.truncate :] if asked.truncate else ids
 
 
+def _branches(asked: GenerationRequest, first: Generate) -> Iterator[Generate]:
+    """One prompt's messages: the others wait for the first one's prompt. That one tells of it."""
+    yield first
+    for branch in range(1, asked.num_branches):
+        yield replace(
+            first,
+            request_id=RequestId(uuid.uuid4().hex),
+            sampling=asked.branch_sampling(branch),
+            num_prompt_logprobs=None,
+            after=first.request_id,
+        )
+
+
 def _accepted(
     asked: GenerationRequest,
-    message: Generate,
+    messages: tuple[Generate, ...],
     adapter: AskedAdapter,
     warnings: tuple[str, ...],
-    renew: Callable[[], Awaitable[Generate]],
+    renew: Callable[[Generate], Awaitable[Generate]],
 ) -> Accepted:
+    texts = [each for each in asked.prompts if isinstance(each, str)]
     return Accepted(
-        message=message,
+        messages=messages,
+        num_branches=asked.num_branches,
+        only_prompt=asked.max_new_tokens == 0,
         stop_strings=asked.stop_strings,
         keep_stop_string=asked.keep_stop_string,
         skip_special_tokens=asked.skip_special_tokens,
-        num_prompt_characters=len(asked.prompt) if isinstance(asked.prompt, str) else 0,
+        num_prompt_characters=sum(map(len, texts)),
         adapter_source=adapter.source,
         adapters=adapter.adapters,
         adapter_records=adapter.records,
@@ -177,7 +227,7 @@ def _max_new_tokens(asked: GenerationRequest, num_prompt: int, info: EngineInfo)
             f"The prompt has {num_prompt} tokens and {asked.max_new_tokens} more are asked for;"
             f" the model's context length is {info.max_model_len}.",
         )
-    return asked.max_new_tokens or room
+    return room if asked.max_new_tokens is None else max(asked.max_new_tokens, 1)
 
 
 def _check_stops(asked: GenerationRequest, limits: Limits) -> None:
@@ -201,7 +251,7 @@ def _check_stops(asked: GenerationRequest, limits: Limits) -> None:
 def _check_vocabulary(asked: GenerationRequest, vocab_size: int) -> None:
     """Raises ServeError for any token id the model does not have."""
     named = {
-        "prompt": asked.prompt if isinstance(asked.prompt, tuple) else (),
+        "prompt": tuple(chain.from_iterable(ids for ids in asked.prompts if type(ids) is tuple)),
         "stop_token_ids": asked.stop_token_ids,
         "logit_bias": tuple(token_id for token_id, _ in asked.sampling.logit_bias),
     }

@@ -5,7 +5,7 @@ Detokenizes, looks for stop strings and says how a generation ended. Knows neith
 
 import enum
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -14,6 +14,7 @@ from lorax_serve.ipc.types import ErrorCode, FinishReason, PromptStats, TokenLog
 from lorax_serve.server.admission import Accepted
 from lorax_serve.server.engine import Engine
 from lorax_serve.server.errors import ServeError
+from lorax_serve.server.interleave import interleaved
 from lorax_serve.server.text.text_stream import TextStream
 from lorax_serve.server.text.tokenizer import Tokenizer
 
@@ -59,12 +60,14 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One engine event, read. The last piece of a generation, and only that, has a finish."""
+    """One engine event of one choice, read. A choice's last piece, and only that, has a finish."""
 
     tokens: tuple[GeneratedToken, ...]
     num_tokens: int  # generated so far, these included
-    prompt: PromptStats | None  # on the first piece
+    prompt: PromptStats | None  # with the first token
     finish: Finish | None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of the prompt's next tokens
+    index: int = 0  # of the choice
 
     @property
     def text(self) -> str:
@@ -80,17 +83,30 @@ class Answer:
     finish: Finish
     first_token_at: float
     ended_at: float
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()  # from the second token on, if asked for
+
+    @property
+    def mean_logprob(self) -> float:
+        """Of its tokens, the one that ended it included."""
+        return sum(token.logprob.logprob for token in self.tokens) / max(len(self.tokens), 1)
 
 
-async def pieces(
-    engine: Engine, tokenizer: Tokenizer, accepted: Accepted
-) -> AsyncGenerator[Piece, None]:
-    """Generate. Raises ServeError as the engine does; closing early aborts the request.
-
-    After a stop string has matched the engine is told to stop and no more of its events are read.
+def pieces(engine: Engine, tokenizer: Tokenizer, accepted: Accepted) -> AsyncGenerator[Piece, None]:
+    """Generate every choice. Raises ServeError as the engine does, for the first that fails;
+    then, or closed early, it aborts what has not ended.
     """
-    reader = PieceReader(tokenizer, accepted)
-    async with aclosing(_events(engine, accepted)) as events:
+    indices = range(len(accepted.messages))
+    return interleaved([_choice(engine, tokenizer, accepted, index) for index in indices])
+
+
+async def _choice(
+    engine: Engine, tokenizer: Tokenizer, accepted: Accepted, index: int
+) -> AsyncGenerator[Piece, None]:
+    """After a stop string has matched the engine is told to stop and no more of its events are
+    read.
+    """
+    reader = PieceReader(tokenizer, accepted, index)
+    async with aclosing(_events(engine, accepted, index)) as events:
         async for event in events:
             piece = reader.read(event)
             yield piece
@@ -99,9 +115,11 @@ async def pieces(
     raise ServeError(ErrorCode.GENERATION_ERROR, "The engine ended the request without a finish.")
 
 
-async def _events(engine: Engine, accepted: Accepted) -> AsyncGenerator[TokensGenerated, None]:
-    """Generate; from anew where the adapter's files were replaced before the first token came."""
-    message, has_begun = accepted.message, False
+async def _events(
+    engine: Engine, accepted: Accepted, index: int
+) -> AsyncGenerator[TokensGenerated, None]:
+    """Generate; from anew where the adapter's files were replaced before the first event came."""
+    message, has_begun = accepted.messages[index], False
     for is_last in (False, False, True):
         try:
             async with aclosing(engine.generate(message)) as events:
@@ -112,41 +130,83 @@ async def _events(engine: Engine, accepted: Accepted) -> AsyncGenerator[TokensGe
         except ServeError as error:
             if error.code is not ErrorCode.ADAPTER_CHANGED or has_begun or is_last:
                 raise
-        message = await accepted.renew()
+        message = await accepted.renew(message)
 
 
-async def collect(source: AsyncGenerator[Piece, None]) -> Answer:
-    """Run a generation to its end."""
-    tokens: list[GeneratedToken] = []
-    prompt: PromptStats | None = None
-    first_token_at: float | None = None
+async def collect(source: AsyncGenerator[Piece, None], num_choices: int) -> tuple[Answer, ...]:
+    """Run every choice to its end; by index."""
+    collectors = [_Collector() for _ in range(num_choices)]
     async with aclosing(source):
         async for piece in source:
-            first_token_at = first_token_at or time.monotonic()
-            prompt = prompt or piece.prompt
-            tokens += piece.tokens
-            if piece.finish is not None:
-                now = time.monotonic()
-                return Answer(tuple(tokens), prompt, piece.finish, first_token_at, now)
-    raise ServeError(ErrorCode.GENERATION_ERROR, "The request ended without an answer.")
+            collectors[piece.index].add(piece)
+    return tuple(collector.answer() for collector in collectors)
+
+
+def best_first(answers: Sequence[Answer]) -> list[Answer]:
+    """By mean logprob; of equal ones the earlier first. All asked for logprobs."""
+    return sorted(answers, key=lambda answer: -answer.mean_logprob)
+
+
+class _Collector:
+    """Puts one choice's pieces together."""
+
+    def __init__(self) -> None:
+        self._tokens: list[GeneratedToken] = []
+        self._prompt_logprobs: list[TokenLogprob] = []
+        self._prompt: PromptStats | None = None
+        self._first_token_at: float | None = None
+        self._finish: Finish | None = None
+        self._ended_at = 0.0
+
+    def add(self, piece: Piece) -> None:
+        if piece.prompt is not None:
+            self._prompt = piece.prompt
+        self._tokens += piece.tokens
+        self._prompt_logprobs += piece.prompt_logprobs
+        self._ended_at = time.monotonic()
+        if self._first_token_at is None and (piece.tokens or piece.finish):
+            self._first_token_at = self._ended_at
+        self._finish = piece.finish
+
+    def answer(self) -> Answer:
+        if self._finish is None or self._first_token_at is None:
+            raise ServeError(ErrorCode.GENERATION_ERROR, "The request ended without an answer.")
+        return Answer(
+            tuple(self._tokens),
+            self._prompt,
+            self._finish,
+            self._first_token_at,
+            self._ended_at,
+            tuple(self._prompt_logprobs),
+        )
 
 
 class PieceReader:
-    """Reads one request's events in order."""
+    """Reads one choice's events in order."""
 
-    def __init__(self, tokenizer: Tokenizer, accepted: Accepted) -> None:
+    def __init__(self, tokenizer: Tokenizer, accepted: Accepted, index: int = 0) -> None:
         self._tokenizer = tokenizer
+        self._index = index
+        self._only_prompt = accepted.only_prompt
         self._keep_stop = accepted.keep_stop_string
         self._text = TextStream(
             tokenizer,
             accepted.stop_strings,
             keep_stop_string=accepted.keep_stop_string,
-            prompt_ids=accepted.message.prompt_token_ids,
+            prompt_ids=accepted.messages[index].prompt_token_ids,
             skip_special_tokens=accepted.skip_special_tokens,
         )
         self._num_tokens = 0
 
     def read(self, event: TokensGenerated) -> Piece:
+        scores = tuple(event.prompt_logprobs or ())
+        if self._only_prompt:
+            finish = Finish(End.LENGTH, None, "") if event.token_ids else None
+            return Piece((), 0, event.prompt, finish, scores, self._index)
+        tokens, finish = self._read_tokens(event)
+        return Piece(tuple(tokens), self._num_tokens, event.prompt, finish, scores, self._index)
+
+    def _read_tokens(self, event: TokensGenerated) -> tuple[list[GeneratedToken], Finish | None]:
         tokens: list[GeneratedToken] = []
         finish: Finish | None = None
         num_silent = 1 if self._ends_silently(event.finish_reason) else 0
@@ -159,7 +219,7 @@ class PieceReader:
         self._num_tokens += len(tokens)
         if finish is None and event.finish_reason is not None:
             finish = self._finish(tokens, event.finish_reason)
-        return Piece(tuple(tokens), self._num_tokens, event.prompt, finish)
+        return tokens, finish
 
     def _token(self, event: TokensGenerated, index: int, *, silent: bool) -> GeneratedToken:
         token_id = event.token_ids[index]

@@ -151,6 +151,7 @@ class _Serving:
             limits=Limits(
                 max_body_bytes=config.max_body_bytes,
                 max_concurrent_requests=config.max_concurrent_requests,
+                max_choices=config.max_choices,
                 max_stop_sequences=config.max_stop_sequences,
             ),
             version=version(),

@@ -163,7 +163,8 @@ GROUPS: Final = (
                 flags=("--max-concurrent-requests",),
                 name="max_concurrent_requests",
                 metavar="NUMBER",
-                help="open requests, running and waiting; more are answered 429",
+                help="open requests, running and waiting; more are answered 429. One with several "
+                "prompts or choices counts as that many",
                 lorax_env=("MAX_CONCURRENT_REQUESTS",),
             ),
             Option(
@@ -173,6 +174,12 @@ GROUPS: Final = (
                 help="beside those, requests whose adapter is being fetched; as many again that "
                 "wait for a source's word about one that is here; half of either may wait for "
                 "one adapter with one credential; more are answered 429",
+            ),
+            Option(
+                flags=("--max-choices",),
+                name="max_choices",
+                metavar="NUMBER",
+                help="answers of one request: its prompts times `n` or `best_of`",
             ),
             Option(
                 flags=("--max-body-bytes",),

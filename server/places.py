@@ -6,7 +6,7 @@ its own. A source that hangs can fill that room, and takes no place from adapter
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -18,15 +18,16 @@ class Places:
     """`number` of them. Those who come back go before those who come."""
 
     def __init__(self, number: int) -> None:
-        self._free = asyncio.Semaphore(number)
+        self._free = _Free(number)
 
     @asynccontextmanager
-    async def take(self) -> AsyncIterator["Place"]:
-        """Raises ServeError (QUEUE_FULL) when all are taken, or waited for."""
-        if self._free.locked():
+    async def take(self, number: int = 1) -> AsyncIterator["Place"]:
+        """So many at once, for one request. Raises ServeError (QUEUE_FULL) when fewer are free, or
+        any are waited for.
+        """
+        if not self._free.try_take(number):
             raise ServeError(ErrorCode.QUEUE_FULL, "The server is at its limit of open requests.")
-        await self._free.acquire()
-        place = Place(self._free)
+        place = Place(self._free, number)
         try:
             yield place
         finally:
@@ -34,22 +35,65 @@ class Places:
 
 
 class Place:
-    """One request's, taken at first."""
+    """One request's, or several that it has together; taken at first."""
 
-    def __init__(self, free: asyncio.Semaphore) -> None:
+    def __init__(self, free: "_Free", number: int) -> None:
         self._free = free
+        self._number = number
         self._is_taken = True
 
     def leave(self) -> None:
         """Let others have it."""
         if self._is_taken:
             self._is_taken = False
-            self._free.release()
+            self._free.give(self._number)
 
     async def take_again(self) -> None:
-        """Waits for one, in the order of those who come back."""
-        await self._free.acquire()
+        """Waits for as many, in the order of those who come back."""
+        await self._free.take(self._number)
         self._is_taken = True
+
+
+class _Free:
+    """A semaphore of which several are taken at once, in the order of those who wait."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def try_take(self, number: int) -> bool:
+        if self._waiting or number > self._number:
+            return False
+        self._number -= number
+        return True
+
+    async def take(self, number: int) -> None:
+        if self.try_take(number):
+            return
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((number, taken))
+        try:
+            await taken
+        except asyncio.CancelledError:
+            if taken.cancelled():
+                self._serve()  # those behind it may wait for fewer
+            else:
+                self.give(number)  # they came too late
+            raise
+
+    def give(self, number: int) -> None:
+        self._number += number
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._waiting:
+            number, taken = self._waiting[0]
+            if not taken.cancelled():
+                if number > self._number:
+                    return
+                self._number -= number
+                taken.set_result(None)
+            self._waiting.popleft()
 
 
 class WaitingRoom:

@@ -1,7 +1,7 @@
 """The `x-*` headers of LoRAX, on its own routes and on OpenAI's alike. Times in milliseconds."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
 from aiohttp import web
@@ -42,15 +42,17 @@ def common_headers(
 
 
 def answer_headers(
-    request: web.Request, accepted: Accepted, accepted_at: float, answer: Answer
+    request: web.Request, accepted: Accepted, accepted_at: float, answers: Sequence[Answer]
 ) -> dict[str, str]:
-    """Counts and times of a finished generation."""
+    """Counts of all answers, and times from the first one's start to the last one's end."""
     received_at = request[RECEIVED_AT]
-    num_tokens = len(answer.tokens)
-    queued = answer.prompt.queue_seconds if answer.prompt else 0.0
+    num_tokens = sum(len(answer.tokens) for answer in answers)
+    queued = min(answer.prompt.queue_seconds if answer.prompt else 0.0 for answer in answers)
     total = time.monotonic() - received_at
-    inference = max(answer.ended_at - accepted_at - queued, 0.0)
-    after_first = answer.ended_at - answer.first_token_at
+    first_token_at = min(answer.first_token_at for answer in answers)
+    ended_at = max(answer.ended_at for answer in answers)
+    inference = max(ended_at - accepted_at - queued, 0.0)
+    after_first = ended_at - first_token_at
     return {
         "x-compute-time": _ms(total),
         "x-total-time": _ms(total),
@@ -58,7 +60,7 @@ def answer_headers(
         "x-queue-time": _ms(queued),
         "x-inference-time": _ms(inference),
         "x-time-per-token": _ms(inference / max(num_tokens, 1)),
-        "x-time-to-first-token": _ms(answer.first_token_at - received_at),
+        "x-time-to-first-token": _ms(first_token_at - received_at),
         "x-time-per-output-token": _ms(after_first / max(num_tokens - 1, 1)),
         "x-prompt-tokens": str(accepted.num_prompt_tokens),
         "x-generated-tokens": str(num_tokens),

@@ -6,6 +6,8 @@ Schemas make it; admission turns it into an engine message. Nothing here depends
 import secrets
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from lorax_serve.ipc.types import MajoritySignMethod, MergeStrategy, SamplingParams
 
 MAX_SEED = 2**63 - 1
@@ -51,9 +53,14 @@ class Merge:
     majority_sign_method: MajoritySignMethod
 
 
+Prompt = str | tuple[int, ...]  # text, or token ids as the client sent them
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    prompt: str | tuple[int, ...]  # text, or token ids as the client sent them
+    prompt: Prompt
+    further_prompts: tuple[Prompt, ...] = ()  # answered like the first, each on its own
+    num_branches: int = 1  # answers to each prompt: with the seed, the next seed, and so on
     sampling: SamplingParams
     adapter_id: str = ""  # "" or a name of the served model: the base model
     merge: Merge | None = None  # instead of `adapter_id`
@@ -62,7 +69,8 @@ class GenerationRequest:
     adapter_token: str | None = field(default=None, repr=False)  # for the adapter's source
     add_special_tokens: bool = True
     truncate: int | None = None  # keep only this many last prompt tokens
-    max_new_tokens: int | None = None  # None: as many as fit
+    max_new_tokens: int | None = None  # None: as many as fit; 0: only the prompt is looked at
+    num_prompt_logprobs: int | None = None  # most likely tokens at every position of the prompt
     stop_strings: tuple[str, ...] = ()
     keep_stop_string: bool = False
     stop_token_ids: tuple[int, ...] = ()
@@ -70,6 +78,18 @@ class GenerationRequest:
     skip_special_tokens: bool = True
     constraint: Constraint | None = None
     cache_salt: str = ""
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return self.prompt, *self.further_prompts
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.prompts) * self.num_branches
+
+    def branch_sampling(self, branch: int) -> SamplingParams:
+        """What a request with the seed that many higher would be sampled with."""
+        return replace(self.sampling, seed=fold_seed(self.sampling.seed + branch))
 
 
 def draw_seed() -> int:

@@ -20,6 +20,7 @@ class Limits:
 
     max_body_bytes: int = 8 * 2**20
     max_concurrent_requests: int = 256
+    max_choices: int = 128  # of one request: prompts times the answers to each
     max_stop_sequences: int = 16
     max_stop_sequence_bytes: int = 256
     max_stop_token_ids: int = 64

@@ -14,7 +14,8 @@ from lorax_serve.engine.cuda.attention_choice import (
 from lorax_serve.engine.cuda.memory import graph_bytes, kv_cache_bytes, measure
 from lorax_serve.engine.cuda.pinned_memory import pinned_buffer
 from lorax_serve.engine.cuda.profile import peak_activation_bytes
-from lorax_serve.engine.cuda.runner import CudaRunner, RunnerLimits
+from lorax_serve.engine.cuda.runner import CudaRunner
+from lorax_serve.engine.cuda.runner_limits import RunnerLimits
 from lorax_serve.engine.cuda.slabs import CudaSlabs
 from lorax_serve.engine.cuda.step_arrays import StepShape
 from lorax_serve.engine.cuda.step_graphs import GRAPHS_A_SHAPE, graph_shapes

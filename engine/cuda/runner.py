@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lorax_serve.engine.cuda.fill_step import fill_step
+from lorax_serve.engine.cuda.runner_limits import RunnerLimits
 from lorax_serve.engine.cuda.slabs import CudaSlabs
 from lorax_serve.engine.cuda.step_arrays import (
     Int32s,
@@ -25,28 +26,21 @@ from lorax_serve.engine.cuda.step_graphs import StepGraphs
 from lorax_serve.engine.forward_batch import ForwardBatch, row_segments, sampled_segments
 from lorax_serve.engine.kv_cache import KVCache
 from lorax_serve.engine.models.decoder import Decoder
+from lorax_serve.engine.prompt_scores import PromptScores, score_prompts
+from lorax_serve.engine.sampling.prompt_logprobs import read_scores
 from lorax_serve.engine.sampling.sampler import SampledTensors, launch, read
+from lorax_serve.engine.sampling.upload import Upload
 from lorax_serve.engine.sampling_rows import mask_rows, sampling_rows
 from lorax_serve.engine.sequence import Sequence
 from lorax_serve.engine.step import Step, StepOutput
 from lorax_serve.kernels.attention_backend import AttentionBackend
 from lorax_serve.kernels.attention_batch import AttentionBatch
-from lorax_serve.kernels.lora import BASE_SLOT
+from lorax_serve.kernels.lora import BASE_SLOT, Segments
 from lorax_serve.kernels.lora_table import tiles_of
 from lorax_serve.kernels.triton.input_ids import resolve_input_ids
 from lorax_serve.kernels.triton.lora_delta import DECODE, PROMPT, TritonLoraDelta, warm_up
 
 _NO_TILES = np.empty((0, 3), dtype=np.int32)
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerLimits:
-    """The largest step there may be."""
-
-    max_num_sequences: int
-    max_batch_tokens: int
-    max_model_len: int
-    max_site_ranks: int  # of one adapter at one site
 
 
 class CudaRunner:
@@ -102,7 +96,8 @@ class CudaRunner:
         """Enqueue the forward pass. Waits only while the step before the last has not begun."""
         with_lora = any(item.adapter_slot != BASE_SLOT for item in step.scheduled)
         shape = StepShape.of(step)
-        graph = self._graphs.find(shape, with_lora)
+        # The rows of a prompt whose logprobs are wanted are read in the order of the step.
+        graph = None if step.scoring else self._graphs.find(shape, with_lora)
         head_slots = self._slabs.head_slots(item.adapter_slot for item in step.sampling)
         head_tiles = _NO_TILES
         if head_slots:
@@ -119,7 +114,10 @@ class CudaRunner:
             tiles = tiles_of(row_segments(step), PROMPT.shrink.tile_rows)
             views = self._send(step, self._layout(step, shape, tiles), tiles, head_tiles)
             hidden = self._forward_rows(step, views)
-        return CudaStep(self, step, self._logits(step, views, hidden, head_slots))
+        logits = self._logits(step, views, hidden, head_slots)
+        vocab_size = self._model.config.vocab_size
+        scores = score_prompts(step, hidden, vocab_size=vocab_size, logits_of=self._scored_logits)
+        return CudaStep(self, step, logits, scores)
 
     def _send(
         self, step: Step, layout: StepLayout, tiles: Int32s, head_tiles: Int32s
@@ -215,6 +213,17 @@ class CudaRunner:
             sampled, TritonLoraDelta(weights, views.head_tiles, partials, DECODE)
         )
 
+    def _scored_logits(self, hidden: torch.Tensor, segments: Segments) -> torch.Tensor:
+        """[n, vocab] of a prompt's rows [n, E]; their tiles go over in a copy of their own."""
+        head_slots = self._slabs.head_slots(segments.slots)
+        if not head_slots:
+            return self._model.logits(hidden, None)
+        weights, upload = self._slabs.weights, Upload()
+        tiles = upload.add(tiles_of(segments, PROMPT.shrink.tile_rows))
+        upload.send(hidden.device)  # what is pinned is not reused before the copy is done
+        partials = weights.partials(PROMPT, len(hidden), self._slabs.max_ranks(head_slots))
+        return self._model.logits(hidden, TritonLoraDelta(weights, tiles.tensor, partials, PROMPT))
+
     def _max_elements(self, limits: RunnerLimits, graph_shapes: tuple[StepShape, ...]) -> int:
         num_sequences = limits.max_num_sequences
         num_rows = max(limits.max_batch_tokens, num_sequences)
@@ -243,14 +252,17 @@ class CudaRunner:
         self._sampled[: len(token_ids)].copy_(token_ids)
         self._sampled_before = {item.sequence: place for place, item in enumerate(step.sampling)}
 
-    def fetch(self, sampled: SampledTensors) -> tuple[SampledTensors, torch.cuda.Event]:
+    def fetch(
+        self, sampled: SampledTensors, scores: PromptScores
+    ) -> tuple[SampledTensors, PromptScores, torch.cuda.Event]:
         """Start copying results to the host beside what is launched next."""
         self._fetch_stream.wait_stream(torch.cuda.current_stream(self._kv_cache.device))
         done = torch.cuda.Event()
         with torch.cuda.stream(self._fetch_stream):
             on_host = sampled.to_host()
+            scores_on_host = tuple(tuple(rows.to_host() for rows in each) for each in scores)
             done.record(self._fetch_stream)
-        return on_host, done
+        return on_host, scores_on_host, done
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +272,7 @@ class CudaStep:
     runner: CudaRunner
     step: Step
     logits: torch.Tensor  # [N, vocab]
+    scores: PromptScores
 
     @torch.inference_mode()
     def sample(self) -> "CudaSampledStep":
@@ -268,7 +281,8 @@ class CudaStep:
         mask = mask_rows(items, self.logits.shape[-1])
         sampled = launch(self.logits, sampling_rows(items), mask)
         self.runner.keep(self.step, sampled.token_ids)
-        return CudaSampledStep(self.step, sampled, *self.runner.fetch(sampled))
+        on_device = sampled, self.scores
+        return CudaSampledStep(self.step, on_device, *self.runner.fetch(*on_device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,11 +290,13 @@ class CudaSampledStep:
     """A step whose results are on their way to the host."""
 
     step: Step
-    on_device: SampledTensors  # kept until copied
+    on_device: tuple[SampledTensors, PromptScores]  # kept until copied
     on_host: SampledTensors
+    scores: PromptScores
     copied: torch.cuda.Event
 
     def output(self) -> StepOutput:
         self.copied.synchronize()
         sampled = read(self.on_host)
-        return StepOutput(sampled.token_ids, sampled.logprobs, sampled.finite)
+        prompt_logprobs = tuple(map(read_scores, self.scores))
+        return StepOutput(sampled.token_ids, sampled.logprobs, sampled.finite, prompt_logprobs)

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Literal
 
@@ -78,49 +78,56 @@ class ChatView:
         self._lists_logprobs = body.logprobs
         self._tier: Tier = UNSET if body.service_tier is None else "default"
         self._identity = identity(service, accepted, prefix="chatcmpl-")
-        self._usage = UsageReport(body.stream_options, accepted.num_prompt_tokens)
+        self._usage = UsageReport(body.stream_options, accepted)
+        self._num_choices = body.n
         self._begun = False
 
-    def reply(self, answer: Answer) -> bytes:
-        self._usage.note(answer.prompt)
-        choice = ChatChoice(
+    def reply(self, answers: Sequence[Answer]) -> bytes:
+        self._usage.note_all(answers)
+        completion = ChatCompletion(
+            **asdict(self._identity),
+            choices=tuple(self._choice(index, each) for index, each in enumerate(answers)),
+            usage=self._usage.total(),
+            service_tier=self._tier,
+        )
+        return msgspec.json.encode(completion)
+
+    def _choice(self, index: int, answer: Answer) -> ChatChoice:
+        return ChatChoice(
+            index=index,
             message=ChatMessage(answer.finish.text),
             logprobs=self._logprobs(answer.tokens),
             finish_reason=FINISH_REASON[answer.finish.end],
             stop_reason=answer.finish.stop_reason,
         )
-        completion = ChatCompletion(
-            **asdict(self._identity),
-            choices=(choice,),
-            usage=self._usage.total(len(answer.tokens)),
-            service_tier=self._tier,
-        )
-        return msgspec.json.encode(completion)
 
     async def frames(self, source: AsyncGenerator[Piece, None]) -> AsyncGenerator[bytes, None]:
         async with aclosing(source):
             async for piece in source:
                 for chunk in self._chunks(piece):
                     yield msgspec.json.encode(chunk)
+        if self._usage.at_end:
+            yield msgspec.json.encode(self._chunk(None, self._usage.total()))
         yield DONE
 
     def error_frame(self, failure: Failure) -> bytes:
         return failure.openai_body()
 
     def _chunks(self, piece: Piece) -> Iterator[ChatChunk]:
-        self._usage.note(piece.prompt)
-        usage = self._usage.so_far(piece.num_tokens)
+        self._usage.note(piece.index, piece.num_tokens, piece.prompt)
+        usage = self._usage.so_far()
         if not self._begun:
             self._begun = True
-            yield self._chunk(ChatChunkChoice(delta=ChatDelta("assistant", "")), usage)
+            for index in range(self._num_choices):
+                begun = ChatChunkChoice(index=index, delta=ChatDelta("assistant", ""))
+                yield self._chunk(begun, usage)
         logprobs = self._logprobs(piece.tokens)
         if piece.text or (logprobs and logprobs.content):
-            choice = ChatChunkChoice(delta=ChatDelta(content=piece.text), logprobs=logprobs)
+            delta = ChatDelta(content=piece.text)
+            choice = ChatChunkChoice(index=piece.index, delta=delta, logprobs=logprobs)
             yield self._chunk(choice, usage)
         if piece.finish is not None:
-            yield self._chunk(_finish_choice(piece.finish), usage)
-            if self._usage.at_end:
-                yield self._chunk(None, self._usage.total(piece.num_tokens))
+            yield self._chunk(_finish_choice(piece.index, piece.finish), usage)
 
     def _chunk(self, choice: ChatChunkChoice | None, usage: Usage | UnsetType | None) -> ChatChunk:
         choices = () if choice is None else (choice,)
@@ -130,8 +137,9 @@ class ChatView:
         return chat_logprobs(self._tokenizer, tokens) if self._lists_logprobs else None
 
 
-def _finish_choice(finish: Finish) -> ChatChunkChoice:
+def _finish_choice(index: int, finish: Finish) -> ChatChunkChoice:
     return ChatChunkChoice(
+        index=index,
         delta=ChatDelta(),
         finish_reason=FINISH_REASON[finish.end],
         stop_reason=finish.stop_reason,

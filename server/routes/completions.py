@@ -1,6 +1,6 @@
 """POST /v1/completions."""
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -8,11 +8,13 @@ from aiohttp import web
 from msgspec import UnsetType
 from msgspec.structs import asdict
 
+from lorax_serve.ipc.types import TokenLogprob
 from lorax_serve.server.admission import Accepted
 from lorax_serve.server.error_replies import Failure
-from lorax_serve.server.generation import Answer, GeneratedToken, Piece
+from lorax_serve.server.generation import Answer, GeneratedToken, Piece, best_first
 from lorax_serve.server.http_body import read_json
 from lorax_serve.server.keys import SERVICE
+from lorax_serve.server.routes.echoed_prompt import EchoedPrompt
 from lorax_serve.server.routes.exchange import generate
 from lorax_serve.server.routes.openai_parts import (
     FINISH_REASON,
@@ -20,7 +22,12 @@ from lorax_serve.server.routes.openai_parts import (
     completion_logprobs,
     identity,
 )
-from lorax_serve.server.schema.openai import COMPLETION, CompletionBody, completion_request
+from lorax_serve.server.schema.openai import (
+    COMPLETION,
+    CompletionBody,
+    completion_prompts,
+    completion_request,
+)
 from lorax_serve.server.schema.openai_replies import (
     Completion,
     CompletionChoice,
@@ -29,6 +36,7 @@ from lorax_serve.server.schema.openai_replies import (
 )
 from lorax_serve.server.service import Service
 from lorax_serve.server.sse import DONE
+from lorax_serve.server.text.tokenizer import Tokenizer
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -44,59 +52,125 @@ async def completions(request: web.Request) -> web.StreamResponse:
 
 
 class CompletionView:
-    """One completion request's reply, or its chunks: texts, a finish, perhaps the usage."""
+    """One request's reply, or its chunks: echoes, texts, finishes, perhaps the usage.
+
+    The choices of a prompt come before those of the next one: index = prompt x n + choice.
+    """
 
     def __init__(self, service: Service, accepted: Accepted, body: CompletionBody) -> None:
         self._tokenizer = service.tokenizer
         self._lists_logprobs = body.logprobs is not None
         self._identity = identity(service, accepted, prefix="cmpl-")
-        self._usage = UsageReport(body.stream_options, accepted.num_prompt_tokens)
-        self._num_characters = 0
+        self._usage = UsageReport(body.stream_options, accepted)
+        self._num_choices = body.n  # of each prompt
+        self._num_branches = accepted.num_branches
+        self._echoes = _echoes(service.tokenizer, accepted, body) if body.echo else ()
+        self._scores: list[list[TokenLogprob]] = [[] for _ in accepted.prompts_token_ids]
+        self._num_characters: dict[int, int] = {}  # by choice, of those that have begun
 
-    def reply(self, answer: Answer) -> bytes:
-        self._usage.note(answer.prompt)
-        choice = CompletionChoice(
-            text=answer.finish.text,
-            logprobs=self._logprobs(answer.tokens),
-            finish_reason=FINISH_REASON[answer.finish.end],
-            stop_reason=answer.finish.stop_reason,
-        )
-        return msgspec.json.encode(self._completion(choice, self._usage.total(len(answer.tokens))))
+    def reply(self, answers: Sequence[Answer]) -> bytes:
+        self._usage.note_all(answers)
+        choices: list[CompletionChoice] = []
+        for number in range(len(answers) // self._num_branches):
+            branches = answers[number * self._num_branches :][: self._num_branches]
+            scores = branches[0].prompt_logprobs
+            shown = branches
+            if self._num_branches > self._num_choices:
+                shown = best_first(branches)[: self._num_choices]
+            for answer in shown:
+                choices.append(self._choice(len(choices), number, answer, scores))
+        completion = self._completion(choices, self._usage.total())
+        return msgspec.json.encode(completion)
 
     async def frames(self, source: AsyncGenerator[Piece, None]) -> AsyncGenerator[bytes, None]:
         async with aclosing(source):
             async for piece in source:
                 for chunk in self._chunks(piece):
                     yield msgspec.json.encode(chunk)
+        if self._usage.at_end:
+            yield msgspec.json.encode(self._completion((), self._usage.total()))
         yield DONE
 
     def error_frame(self, failure: Failure) -> bytes:
         return failure.openai_body()
 
+    def _choice(
+        self, index: int, number: int, answer: Answer, scores: Sequence[TokenLogprob]
+    ) -> CompletionChoice:
+        """`number`: of the prompt, whose logprobs the scores are."""
+        text, logprobs = self._opening(number, scores)
+        shown = self._logprobs(answer.tokens, len(text))
+        return CompletionChoice(
+            index=index,
+            text=text + answer.finish.text,
+            logprobs=shown if logprobs is None or shown is None else _joined(logprobs, shown),
+            finish_reason=FINISH_REASON[answer.finish.end],
+            stop_reason=answer.finish.stop_reason,
+        )
+
     def _chunks(self, piece: Piece) -> Iterator[Completion]:
-        self._usage.note(piece.prompt)
-        usage = self._usage.so_far(piece.num_tokens)
-        logprobs = self._logprobs(piece.tokens)
-        self._num_characters += len(piece.text)
-        if piece.text or (logprobs and logprobs.tokens):
-            yield self._completion(CompletionChoice(text=piece.text, logprobs=logprobs), usage)
+        """Nothing is best of anything here: each branch is a choice."""
+        index, number = piece.index, piece.index // self._num_branches
+        self._usage.note(index, piece.num_tokens, piece.prompt)
+        self._scores[number] += piece.prompt_logprobs
+        usage = self._usage.so_far()
+        if index not in self._num_characters and (piece.tokens or piece.finish):
+            text, logprobs = self._opening(number, self._scores[number])
+            self._num_characters[index] = len(text)
+            if self._echoes:
+                choice = CompletionChoice(index=index, text=text, logprobs=logprobs)
+                yield self._completion((choice,), usage)
+        if piece.tokens:
+            logprobs = self._logprobs(piece.tokens, self._num_characters[index])
+            self._num_characters[index] += len(piece.text)
+            if piece.text or (logprobs and logprobs.tokens):
+                choice = CompletionChoice(index=index, text=piece.text, logprobs=logprobs)
+                yield self._completion((choice,), usage)
         if piece.finish is not None:
             choice = CompletionChoice(
+                index=index,
                 text="",
                 finish_reason=FINISH_REASON[piece.finish.end],
                 stop_reason=piece.finish.stop_reason,
             )
-            yield self._completion(choice, usage)
-            if self._usage.at_end:
-                yield self._completion(None, self._usage.total(piece.num_tokens))
+            yield self._completion((choice,), usage)
 
     def _completion(
-        self, choice: CompletionChoice | None, usage: Usage | UnsetType | None
+        self, choices: Iterable[CompletionChoice], usage: Usage | UnsetType | None
     ) -> Completion:
-        choices = () if choice is None else (choice,)
-        return Completion(**asdict(self._identity), choices=choices, usage=usage)
+        return Completion(**asdict(self._identity), choices=tuple(choices), usage=usage)
 
-    def _logprobs(self, tokens: tuple[GeneratedToken, ...]) -> CompletionLogprobs | None:
+    def _opening(
+        self, number: int, scores: Sequence[TokenLogprob]
+    ) -> tuple[str, CompletionLogprobs | None]:
+        """What a choice begins with: the prompt, if it is to be echoed."""
+        if not self._echoes:
+            return "", None
+        echo = self._echoes[number]
+        return echo.text, echo.logprobs(scores) if self._lists_logprobs else None
+
+    def _logprobs(
+        self, tokens: tuple[GeneratedToken, ...], offset: int
+    ) -> CompletionLogprobs | None:
         if not self._lists_logprobs:
             return None
-        return completion_logprobs(self._tokenizer, tokens, self._num_characters)
+        return completion_logprobs(self._tokenizer, tokens, offset)
+
+
+def _echoes(
+    tokenizer: Tokenizer, accepted: Accepted, body: CompletionBody
+) -> tuple[EchoedPrompt, ...]:
+    prompts = zip(completion_prompts(body.prompt), accepted.prompts_token_ids, strict=True)
+    return tuple(
+        EchoedPrompt(tokenizer, prompt, ids, skip_special_tokens=body.skip_special_tokens)
+        for prompt, ids in prompts
+    )
+
+
+def _joined(first: CompletionLogprobs, second: CompletionLogprobs) -> CompletionLogprobs:
+    return CompletionLogprobs(
+        first.tokens + second.tokens,
+        first.token_logprobs + second.token_logprobs,
+        first.top_logprobs + second.top_logprobs,
+        first.text_offset + second.text_offset,
+    )

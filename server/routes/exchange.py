@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Protocol
 
 from aiohttp import web
@@ -24,8 +24,8 @@ from lorax_serve.server.sse import send_events
 class View(Protocol):
     """How one API shows a generation."""
 
-    def reply(self, answer: Answer) -> bytes:
-        """The JSON body of a finished one."""
+    def reply(self, answers: Sequence[Answer]) -> bytes:
+        """The JSON body of a finished one: its choices, by index."""
 
     def frames(self, source: AsyncGenerator[Piece, None]) -> AsyncGenerator[bytes, None]:
         """The events of a streamed one; closing this closes `source`."""
@@ -61,11 +61,11 @@ async def generate(
                 error_frame=shown.error_frame,
                 limits=service.limits,
             )
-        answer = await collect(source)
+        answers = await collect(source, len(accepted.messages))
     return web.Response(
-        body=shown.reply(answer),
+        body=shown.reply(answers),
         content_type="application/json",
-        headers=headers | answer_headers(request, accepted, accepted_at, answer),
+        headers=headers | answer_headers(request, accepted, accepted_at, answers),
     )
 
 

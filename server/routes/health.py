@@ -6,6 +6,7 @@ from aiohttp import web
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.keys import SERVICE
+from lorax_serve.server.schema.native import MAX_BEST_OF
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,7 +18,7 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     model_device_type: str
     model_pipeline_tag: str = "text-generation"
     max_concurrent_requests: int
-    max_best_of: int = 1
+    max_best_of: int = MAX_BEST_OF
     max_stop_sequences: int
     max_input_length: int  # tokens, leaving one to generate
     max_total_tokens: int  # prompt plus output of one request

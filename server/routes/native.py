@@ -28,10 +28,9 @@ async def _respond(
     service = request.app[SERVICE]
     body, parameters, ignored = parse_body(await read_json(request, service.limits))
     streams = body.stream if streams is None else streams
-    lists_tokens = streams or parameters.details
     return await exchange(
         request,
-        generation_request(body.inputs, parameters, lists_tokens=lists_tokens),
+        generation_request(body.inputs, parameters, streams=streams),
         lambda accepted: NativeView(
             service.tokenizer, accepted, parameters, body.inputs, as_list=as_list
         ),

@@ -1,18 +1,28 @@
 """A generation as LoRAX clients see it."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import msgspec
 from msgspec import UNSET
 
+from lorax_serve.ipc.messages import Generate
 from lorax_serve.server.admission import Accepted
 from lorax_serve.server.error_replies import Failure
-from lorax_serve.server.generation import Answer, End, Finish, GeneratedToken, Piece
+from lorax_serve.server.generation import (
+    Answer,
+    End,
+    Finish,
+    GeneratedToken,
+    Piece,
+    best_first,
+)
 from lorax_serve.server.schema.native import (
     AlternativeToken,
+    BestOfSequence,
     Details,
     Parameters,
+    PrefillToken,
     Reply,
     StreamDetails,
     StreamEvent,
@@ -41,16 +51,17 @@ class NativeView:
         as_list: bool,
     ) -> None:
         self._tokenizer = tokenizer
-        self._num_prompt_tokens = accepted.num_prompt_tokens
+        self._prompt_ids = accepted.message.prompt_token_ids
         self._asked = asked
         self._prefix = inputs if asked.return_full_text else ""
-        drawn = accepted.message.sampling.seed
-        self._seed = (drawn if asked.seed is None else asked.seed) if asked.samples else None
+        self._seeds = [_shown_seed(asked, message) for message in accepted.messages]
         self._as_list = as_list
 
-    def reply(self, answer: Answer) -> bytes:
-        details = self._details(answer) if self._asked.details else UNSET
-        reply = Reply(self._prefix + answer.finish.text, details)
+    def reply(self, answers: Sequence[Answer]) -> bytes:
+        """The best answer, by mean logprob where there are several."""
+        best = best_first(answers)[0]
+        details = self._details(best, answers) if self._asked.shows_details else UNSET
+        reply = Reply(self._prefix + best.finish.text, details)
         return msgspec.json.encode([reply] if self._as_list else reply)
 
     async def frames(self, source: AsyncGenerator[Piece, None]) -> AsyncGenerator[bytes, None]:
@@ -65,15 +76,44 @@ class NativeView:
     def error_frame(self, failure: Failure) -> bytes:
         return failure.native_body()
 
-    def _details(self, answer: Answer) -> Details:
+    def _details(self, best: Answer, answers: Sequence[Answer]) -> Details:
+        """The first answer has the prompt's logprobs: the others have the same."""
+        prefill = self._prefill(answers[0]) if self._asked.decoder_input_details else ()
+        others = tuple(
+            self._other(answer, seed, prefill)
+            for answer, seed in zip(answers, self._seeds, strict=True)
+            if answer is not best
+        )
         return Details(
-            finish_reason=FINISH_REASON[answer.finish.end],
-            prompt_tokens=self._num_prompt_tokens,
-            generated_tokens=len(answer.tokens),
+            finish_reason=FINISH_REASON[best.finish.end],
+            prompt_tokens=len(self._prompt_ids),
+            generated_tokens=len(best.tokens),
             skipped_tokens=0,
-            seed=self._seed,
-            prefill=(),
+            seed=next(
+                seed for seed, each in zip(self._seeds, answers, strict=True) if each is best
+            ),
+            prefill=prefill,
+            tokens=tuple(map(self._token, best.tokens)),
+            best_of_sequences=others or UNSET,
+        )
+
+    def _other(
+        self, answer: Answer, seed: int | None, prefill: tuple[PrefillToken, ...]
+    ) -> BestOfSequence:
+        return BestOfSequence(
+            generated_text=self._prefix + answer.finish.text,
+            finish_reason=FINISH_REASON[answer.finish.end],
+            generated_tokens=len(answer.tokens),
+            seed=seed,
+            prefill=prefill,
             tokens=tuple(map(self._token, answer.tokens)),
+        )
+
+    def _prefill(self, answer: Answer) -> tuple[PrefillToken, ...]:
+        logprobs = (None, *(entry.logprob for entry in answer.prompt_logprobs))
+        return tuple(
+            PrefillToken(token_id, self._tokenizer.token_text(token_id), logprob)
+            for token_id, logprob in zip(self._prompt_ids, logprobs, strict=True)
         )
 
     def _last_of_piece(self, token: GeneratedToken, piece: Piece) -> StreamEvent:
@@ -85,9 +125,9 @@ class NativeView:
     def _stream_details(self, piece: Piece, finish: Finish) -> StreamDetails:
         return StreamDetails(
             finish_reason=FINISH_REASON[finish.end],
-            prompt_tokens=self._num_prompt_tokens,
+            prompt_tokens=len(self._prompt_ids),
             generated_tokens=piece.num_tokens,
-            seed=self._seed,
+            seed=self._seeds[0],
         )
 
     def _token(self, token: GeneratedToken) -> Token:
@@ -103,3 +143,9 @@ class NativeView:
             special=token.special,
             alternative_tokens=alternatives if self._asked.return_k_alternatives else UNSET,
         )
+
+
+def _shown_seed(asked: Parameters, message: Generate) -> int | None:
+    if not asked.samples:
+        return None
+    return message.sampling.seed if asked.seed is None else asked.seed

@@ -2,14 +2,15 @@
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from lorax_serve.ipc.types import PromptStats
+from lorax_serve.ipc.types import TokenLogprob as Logprob
 from lorax_serve.server.admission import Accepted
-from lorax_serve.server.generation import End, GeneratedToken
+from lorax_serve.server.generation import Answer, End, GeneratedToken
 from lorax_serve.server.schema.openai import StreamOptions
 from lorax_serve.server.schema.openai_replies import (
     ChatLogprobs,
@@ -62,36 +63,42 @@ def identity(service: Service, accepted: Accepted, *, prefix: str) -> Identity:
     )
 
 
-def usage(num_prompt_tokens: int, num_tokens: int, prompt: PromptStats | None) -> Usage:
-    return Usage(
-        prompt_tokens=num_prompt_tokens,
-        completion_tokens=num_tokens,
-        total_tokens=num_prompt_tokens + num_tokens,
-        prompt_tokens_details=PromptTokensDetails(prompt.num_cached_tokens if prompt else 0),
-    )
-
-
 class UsageReport:
-    """What a stream says about usage: nothing, or a last chunk, or every chunk."""
+    """A request's tokens, all choices together; in a stream not, at the end, or always."""
 
-    def __init__(self, options: StreamOptions | None, num_prompt_tokens: int) -> None:
+    def __init__(self, options: StreamOptions | None, accepted: Accepted) -> None:
         self.at_end = options is not None and bool(options.include_usage)
+        self._num_tokens: dict[int, int] = {}  # by choice
         self._always = self.at_end and options is not None and bool(options.continuous_usage_stats)
-        self._num_prompt_tokens = num_prompt_tokens
-        self._prompt: PromptStats | None = None
+        self._num_prompt_tokens = accepted.num_prompt_tokens
+        self._num_branches = accepted.num_branches
+        self._num_cached_tokens = 0
 
-    def note(self, prompt: PromptStats | None) -> None:
-        """Cached prompt tokens are told once, with the first piece."""
-        self._prompt = self._prompt or prompt
+    def note(self, index: int, num_tokens: int, prompt: PromptStats | None) -> None:
+        """A choice has so many tokens by now. What a prompt's first branch found in the cache
+        counts; the others find there what that one has computed."""
+        self._num_tokens[index] = num_tokens
+        if prompt is not None and index % self._num_branches == 0:
+            self._num_cached_tokens += prompt.num_cached_tokens
 
-    def so_far(self, num_tokens: int) -> Usage | UnsetType | None:
+    def note_all(self, answers: Iterable[Answer]) -> None:
+        for index, answer in enumerate(answers):
+            self.note(index, len(answer.tokens), answer.prompt)
+
+    def so_far(self) -> Usage | UnsetType | None:
         """For a chunk that is not the last."""
         if self._always:
-            return self.total(num_tokens)
+            return self.total()
         return None if self.at_end else UNSET
 
-    def total(self, num_tokens: int) -> Usage:
-        return usage(self._num_prompt_tokens, num_tokens, self._prompt)
+    def total(self) -> Usage:
+        num_tokens = sum(self._num_tokens.values())
+        return Usage(
+            prompt_tokens=self._num_prompt_tokens,
+            completion_tokens=num_tokens,
+            total_tokens=self._num_prompt_tokens + num_tokens,
+            prompt_tokens_details=PromptTokensDetails(self._num_cached_tokens),
+        )
 
 
 def chat_logprobs(tokenizer: Tokenizer, tokens: Iterable[GeneratedToken]) -> ChatLogprobs:
@@ -116,20 +123,23 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: Iterable[GeneratedToken]) -> Cha
 def completion_logprobs(
     tokenizer: Tokenizer, tokens: Iterable[GeneratedToken], offset: int
 ) -> CompletionLogprobs:
-    """`offset`: characters of the answer before these tokens."""
+    """`offset`: characters of the choice's text before these tokens."""
     shown = [token for token in tokens if not token.silent]
     offsets = []
     for token in shown:
         offsets.append(offset)
         offset += len(token.text)
-    texts = [tokenizer.token_text(token.id) for token in shown]
-    return CompletionLogprobs(
-        tokens=tuple(texts),
-        token_logprobs=tuple(token.logprob.logprob for token in shown),
-        top_logprobs=tuple(
-            {text: token.logprob.logprob}
-            | {tokenizer.token_text(i): p for i, p in token.logprob.top}
-            for text, token in zip(texts, shown, strict=True)
-        ),
-        text_offset=tuple(offsets),
+    ids, entries = [token.id for token in shown], [token.logprob for token in shown]
+    return CompletionLogprobs(*shown_logprobs(tokenizer, ids, entries), tuple(offsets))
+
+
+def shown_logprobs(
+    tokenizer: Tokenizer, token_ids: Sequence[int], entries: Sequence[Logprob]
+) -> tuple[tuple[str, ...], tuple[float, ...], tuple[dict[str, float], ...]]:
+    """What is shown of each token: its text, its logprob, and the most likely ones and its own."""
+    texts = tuple(tokenizer.token_text(token_id) for token_id in token_ids)
+    tops = tuple(
+        {text: entry.logprob} | {tokenizer.token_text(i): p for i, p in entry.top}
+        for text, entry in zip(texts, entries, strict=True)
     )
+    return texts, tuple(entry.logprob for entry in entries), tops

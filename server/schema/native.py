@@ -21,6 +21,7 @@ Count = Annotated[int, Meta(ge=1, lt=2**31)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Share = Annotated[float, Meta(ge=1e-6, le=1)]
 MAX_U64 = 2**64 - 1
+MAX_BEST_OF = 16
 
 
 class Body(Struct, frozen=True):
@@ -49,11 +50,17 @@ class Parameters(Struct, frozen=True, kw_only=True):
     truncate: Count | None = None
     return_full_text: bool = False
     details: bool = False
+    best_of: Annotated[int, Meta(ge=1, le=MAX_BEST_OF)] = 1
+    decoder_input_details: bool = False
     return_k_alternatives: Annotated[int, Meta(ge=1, le=20)] | None = None
     response_format: ResponseFormat | None = None
 
     def __repr__(self) -> str:
         return "Parameters(…)"  # one of them is secret
+
+    @property
+    def shows_details(self) -> bool:
+        return self.details or self.decoder_input_details
 
     @property
     def samples(self) -> bool:
@@ -103,8 +110,13 @@ def parse_body(raw: bytes) -> tuple[Body, Parameters, tuple[str, ...]]:
     return body, parameters, ignored + ignored_parameters
 
 
-def generation_request(inputs: str, asked: Parameters, *, lists_tokens: bool) -> GenerationRequest:
-    """`lists_tokens`: the reply shows tokens, each with its logprob, not only text."""
+def generation_request(inputs: str, asked: Parameters, *, streams: bool) -> GenerationRequest:
+    """Raises ServeError on fields that contradict."""
+    _check_best_of(asked, streams=streams)
+    if asked.decoder_input_details and streams:
+        raise invalid("parameters.decoder_input_details", "cannot be streamed")
+    # Each shown token has its logprob, and the best answer is found by them.
+    lists_tokens = streams or asked.shows_details or asked.best_of > 1
     return GenerationRequest(
         prompt=inputs,
         adapter_id=asked.adapter_id,
@@ -112,6 +124,8 @@ def generation_request(inputs: str, asked: Parameters, *, lists_tokens: bool) ->
         adapter_source=asked.adapter_source,
         adapter_token=asked.api_token,
         sampling=_sampling(asked, lists_tokens=lists_tokens),
+        num_branches=asked.best_of,
+        num_prompt_logprobs=0 if asked.decoder_input_details else None,
         truncate=asked.truncate,
         max_new_tokens=asked.max_new_tokens,
         stop_strings=(asked.stop,) if isinstance(asked.stop, str) else asked.stop,
@@ -119,6 +133,18 @@ def generation_request(inputs: str, asked: Parameters, *, lists_tokens: bool) ->
         ignore_eos=asked.ignore_eos_token,
         constraint=_constraint(asked.response_format),
     )
+
+
+def _check_best_of(asked: Parameters, *, streams: bool) -> None:
+    name = "parameters.best_of"
+    if asked.best_of == 1:
+        return
+    if streams:
+        raise invalid(name, "cannot be streamed")
+    if not asked.samples:
+        raise invalid(name, "needs sampling, such as `do_sample`: else all answers are the same")
+    if asked.seed is not None:
+        raise invalid(name, "cannot be given beside `parameters.seed`")
 
 
 def _merge(asked: Parameters) -> Merge | None:
@@ -166,14 +192,32 @@ class Token(Struct, frozen=True):
     alternative_tokens: tuple[AlternativeToken, ...] | UnsetType = UNSET
 
 
+class PrefillToken(Struct, frozen=True):
+    id: int
+    text: str
+    logprob: float | None  # null for the first
+
+
+class BestOfSequence(Struct, frozen=True):
+    """An answer that was not the best."""
+
+    generated_text: str
+    finish_reason: str
+    generated_tokens: int
+    seed: int | None
+    prefill: tuple[PrefillToken, ...]
+    tokens: tuple[Token, ...]
+
+
 class Details(Struct, frozen=True):
     finish_reason: str
     prompt_tokens: int
     generated_tokens: int
     skipped_tokens: int
     seed: int | None
-    prefill: tuple[Token, ...]  # always empty: prompt logprobs are not served
+    prefill: tuple[PrefillToken, ...]  # empty unless `decoder_input_details` asks for it
     tokens: tuple[Token, ...]
+    best_of_sequences: tuple[BestOfSequence, ...] | UnsetType = UNSET
 
 
 class Reply(Struct, frozen=True):

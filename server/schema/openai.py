@@ -1,5 +1,6 @@
 """OpenAI's request bodies, with the extensions that LoRAX and vLLM made usual."""
 
+from dataclasses import replace
 from typing import Annotated, TypeGuard
 
 from msgspec import Meta, Raw, Struct
@@ -8,6 +9,7 @@ from lorax_serve.ipc.types import SamplingParams
 from lorax_serve.server.request import (
     Constraint,
     GenerationRequest,
+    Prompt,
     draw_seed,
     effective_temperature,
     fold_seed,
@@ -18,7 +20,6 @@ from lorax_serve.server.schema.common import (
     AdapterToken,
     ObjectShape,
     invalid,
-    unsupported,
 )
 from lorax_serve.server.schema.constraints import (
     Options,
@@ -34,8 +35,9 @@ Count = Annotated[int, Meta(ge=1, lt=2**31)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Share = Annotated[float, Meta(ge=1e-6, le=1)]
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
+NumChoices = Annotated[int, Meta(ge=1, le=16)]
 NumTop = Annotated[int, Meta(ge=0, le=20)]
-Prompt = str | TokenId | tuple[TokenId, ...]
+PromptItem = str | TokenId | tuple[TokenId, ...]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 
 
@@ -119,6 +121,7 @@ class GenerationBody(Struct, frozen=True, kw_only=True):
 
 class ChatBody(GenerationBody, frozen=True, kw_only=True):
     messages: Annotated[tuple[Message, ...], Meta(min_length=1, max_length=4096)]
+    n: NumChoices = 1
     max_completion_tokens: Count | None = None
     logprobs: bool = False
     top_logprobs: NumTop | None = None
@@ -129,9 +132,18 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
 class CompletionBody(GenerationBody, frozen=True, kw_only=True):
     prompt: (
         Annotated[str, Meta(min_length=1)]
-        | Annotated[tuple[Prompt, ...], Meta(min_length=1, max_length=2**20)]
+        | Annotated[tuple[PromptItem, ...], Meta(min_length=1, max_length=2**20)]
     )
+    n: NumChoices = 1
+    best_of: Annotated[int, Meta(ge=1, le=20)] | None = None
+    echo: bool = False
+    max_tokens: Annotated[int, Meta(ge=0, lt=2**31)] | None = None  # 0: the echo alone
     logprobs: NumTop | None = None
+
+    @property
+    def num_branches(self) -> int:
+        """Answers to each prompt, of which the best `n` are shown."""
+        return self.best_of or self.n
 
 
 # Accepted from every client and without effect here: accounting, caching and safety hints.
@@ -179,18 +191,34 @@ def chat_request(body: ChatBody, prompt: str) -> GenerationRequest:
         raise invalid("max_tokens", "differs from `max_completion_tokens`")
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     max_new_tokens = body.max_completion_tokens or body.max_tokens
-    return _request(body, prompt, num_logprobs, max_new_tokens, add_special_tokens=False)
+    request = _request(body, prompt, num_logprobs, max_new_tokens, add_special_tokens=False)
+    return replace(request, num_branches=body.n)
 
 
 def completion_request(body: CompletionBody) -> GenerationRequest:
-    """Raises ServeError on fields that contradict or a prompt that is several prompts."""
-    prompt = _one_prompt(body.prompt)
-    return _request(body, prompt, body.logprobs, body.max_tokens, add_special_tokens=True)
+    """Raises ServeError on fields that contradict."""
+    if body.num_branches < body.n:
+        raise invalid("best_of", "is less than `n`")
+    if body.stream and body.num_branches > body.n:
+        raise invalid("best_of", "cannot be streamed where it is more than `n`")
+    if body.max_tokens == 0 and not body.echo:
+        raise invalid("max_tokens", "is 0, which needs `echo` to be true")
+    prompt, *others = completion_prompts(body.prompt)
+    num_logprobs = body.logprobs
+    if num_logprobs is None and body.num_branches > body.n:
+        num_logprobs = 0  # the best are found by them
+    request = _request(body, prompt, num_logprobs, body.max_tokens, add_special_tokens=True)
+    return replace(
+        request,
+        further_prompts=tuple(others),
+        num_branches=body.num_branches,
+        num_prompt_logprobs=body.logprobs if body.echo else None,
+    )
 
 
 def _request(
     body: GenerationBody,
-    prompt: str | tuple[int, ...],
+    prompt: Prompt,
     num_logprobs: int | None,
     max_new_tokens: int | None,
     *,
@@ -215,23 +243,21 @@ def _request(
     )
 
 
-def _one_prompt(prompt: str | tuple[Prompt, ...]) -> str | tuple[int, ...]:
-    """A list of token ids is one prompt; a list of prompts is one only if it has one item."""
+def completion_prompts(prompt: str | tuple[PromptItem, ...]) -> tuple[Prompt, ...]:
+    """A list of token ids is one prompt, any other list one for each item. Raises ServeError."""
     if isinstance(prompt, str):
-        return prompt
+        return (prompt,)
     if _are_ids(prompt):
-        return prompt
-    if int in map(type, prompt):
+        return (prompt,)
+    prompts = tuple(each for each in prompt if not isinstance(each, int))
+    if len(prompts) < len(prompt):
         raise invalid("prompt", "mixes token ids with prompts")
-    if len(prompt) > 1:
-        raise unsupported("prompt", "send one request for each prompt of the list")
-    only = prompt[0]
-    if isinstance(only, int) or not only:
+    if not all(prompts):
         raise invalid("prompt", "is empty")
-    return only
+    return prompts
 
 
-def _are_ids(prompt: tuple[Prompt, ...]) -> TypeGuard[tuple[int, ...]]:
+def _are_ids(prompt: tuple[PromptItem, ...]) -> TypeGuard[tuple[int, ...]]:
     return set(map(type, prompt)) == {int}
 
 

@@ -43,11 +43,14 @@ class ChatLogprobs(Struct, frozen=True):
 
 
 class CompletionLogprobs(Struct, frozen=True):
-    """Parallel lists, one item per token; `text_offset` counts characters of the answer."""
+    """Parallel lists, one item per token; `text_offset` counts characters of the choice's text.
+
+    Of the first token of an echoed prompt the model says nothing: null.
+    """
 
     tokens: tuple[str, ...]
-    token_logprobs: tuple[float, ...]
-    top_logprobs: tuple[dict[str, float], ...]
+    token_logprobs: tuple[float | None, ...]
+    top_logprobs: tuple[dict[str, float] | None, ...]
     text_offset: tuple[int, ...]
 
 

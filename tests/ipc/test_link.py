@@ -52,6 +52,8 @@ MESSAGES: list[ToEngine] = [
         adapter=AdapterRef("a", "/a", "1"),
         grammar=GrammarSpec(GrammarKind.LLGUIDANCE, b"{}", "d"),
         cache_salt="s",
+        num_prompt_logprobs=20,
+        after=RequestId("r1"),
     ),
     Generate(
         request_id=RequestId("r3"),

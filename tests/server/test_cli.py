@@ -72,6 +72,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "max_concurrent_requests": ("10", 10),
     "max_waiting_requests": ("9", 9),
     "max_body_bytes": ("64kB", 64_000),
+    "max_choices": ("3", 3),
     "max_stop_sequences": ("2", 2),
     "log_level": ("warning", LogLevel.WARNING),
     "log_format": ("json", LogFormat.JSON),

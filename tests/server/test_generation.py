@@ -40,7 +40,8 @@ async def accepted(bench: Wire, *stop: str, keep: bool = False, **fields: object
 
 async def run(bench: Wire, *stop: str, keep: bool = False, **fields: object) -> Answer:
     request = await accepted(bench, *stop, keep=keep, **fields)
-    return await collect(pieces(bench.engine, bench.tokenizer, request))
+    (answer,) = await collect(pieces(bench.engine, bench.tokenizer, request), 1)
+    return answer
 
 
 async def test_an_answer(bench: Wire) -> None:

@@ -53,6 +53,7 @@ class FakeEngine:
     """
 
     script: Sequence[Step] = ()
+    scripts: dict[int, Sequence[Step]] = field(default_factory=dict)  # of single requests, by order
     info_: EngineInfo = ENGINE_INFO
     failures: list[Callable[[], ServeError]] = field(default_factory=list)  # of the next requests
     is_ready: bool = True
@@ -85,6 +86,7 @@ class FakeEngine:
         return None
 
     async def generate(self, request: Generate) -> AsyncGenerator[TokensGenerated, None]:
+        script = self.scripts.get(len(self.requests), self.script)
         self.requests.append(request)
         ended = False
         num_sent = 0
@@ -92,13 +94,15 @@ class FakeEngine:
             if self.failures:
                 ended = True
                 raise self.failures.pop(0)()
-            for step in self.script:
+            for step in script:
                 if isinstance(step, asyncio.Event):
                     await step.wait()
                 elif isinstance(step, Exception):
                     ended = True
                     raise step
                 else:
+                    if num_sent == 0 and request.num_prompt_logprobs is not None:
+                        yield prompt_event(request)
                     ended = step.finish is not None
                     yield event(request, step, first=num_sent == 0)
                     num_sent += 1
@@ -122,3 +126,11 @@ def event(request: Generate, step: Tokens, *, first: bool) -> TokensGenerated:
         logprobs=None if num_top is None else [TokenLogprob(-0.5, top) for _ in step.ids],
         prompt=PromptStats(num_cached_tokens=3, queue_seconds=0.002) if first else None,
     )
+
+
+def prompt_event(request: Generate) -> TokensGenerated:
+    """Of each token of the prompt but the first: minus its position."""
+    top = tuple((i, -1.0 - i) for i in range(request.num_prompt_logprobs or 0))
+    length = len(request.prompt_token_ids)
+    scores = [TokenLogprob(-float(position), top) for position in range(1, length)]
+    return TokensGenerated(request.request_id, [], prompt_logprobs=scores)

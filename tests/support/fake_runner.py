@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from lorax_serve.engine.sequence import PENDING_TOKEN, Sequence
 from lorax_serve.engine.step import ScheduledSequence, Step, StepOutput
+from lorax_serve.ipc.types import TokenLogprob
 
 VOCAB_SIZE = 97
 
@@ -97,7 +98,13 @@ class FakeSampledStep:
     def output(self) -> StepOutput:
         picked = tuple(self.picked.values())
         finite = tuple(each.id.request_id not in self.broken for each in self.picked)
-        return StepOutput(picked, (None,) * len(picked), finite)
+        scores = tuple(
+            None
+            if item.sequence.id.request_id in self.broken
+            else tuple(TokenLogprob(-float(token)) for token in item.scored_token_ids)
+            for item in self.step.scoring
+        )
+        return StepOutput(picked, (None,) * len(picked), finite, scores)
 
 
 def _adapter(item: ScheduledSequence) -> str:

@@ -94,6 +94,7 @@ class Generated:
     def __init__(self) -> None:
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: list[TokenLogprob] = []
         self.ends: list[RequestEvent] = []
         self.num_cached_tokens = 0
 
@@ -111,6 +112,7 @@ def collect(events: list[RequestEvent]) -> dict[str, Generated]:
         if isinstance(event, TokensGenerated):
             result.token_ids.extend(event.token_ids)
             result.logprobs.extend(event.logprobs or ())
+            result.prompt_logprobs.extend(event.prompt_logprobs or ())
             if event.prompt is not None:
                 result.num_cached_tokens = event.prompt.num_cached_tokens
         if isinstance(event, RequestFailed) or event.finish_reason is not None:

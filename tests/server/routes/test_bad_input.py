@@ -152,7 +152,7 @@ NATIVE_PARAMETERS: list[tuple[str, object]] = [
     ("adapter_id", "x" * 5000),
     ("watermark", True),
     ("best_of", 2),
-    ("decoder_input_details", True),
+    ("best_of", 17),
     ("merged_adapters", []),
     ("merged_adapters", {"ids": []}),
     ("merged_adapters", {"ids": ["alice"] * 9}),
@@ -244,10 +244,13 @@ OPENAI_FIELDS: list[tuple[str, object]] = [
     ("guided_grammar", "root ::= x"),
     ("guided_jsn", {}),
     ("response_fromat", {"type": "json_object"}),
-    ("n", 2),
+    ("n", 0),
+    ("n", 17),
     ("n", 5_000_000),
-    ("best_of", 2),
-    ("echo", True),
+    ("best_of", 0),
+    ("best_of", 21),
+    ("echo", "yes"),
+    ("decoder_input_details", True),
     ("suffix", "end"),
     ("tools", [{"type": "function", "function": {"name": "f"}}]),
     ("tool_choice", "auto"),
@@ -305,10 +308,10 @@ async def test_constraints_beside_the_native_parameters(
 
 
 async def test_unserved_fields_are_refused_by_name(wire: Wire) -> None:
-    reply = await wire.client.post(OPENAI[0], json=openai_body(OPENAI[0], n=3))
+    reply = await wire.client.post(OPENAI[0], json=openai_body(OPENAI[0], min_tokens=3))
     error = (await reply.json())["error"]
-    assert (error["code"], error["param"]) == ("unsupported_parameter", "n")
-    assert "`n`" in error["message"]
+    assert (error["code"], error["param"]) == ("unsupported_parameter", "min_tokens")
+    assert "`min_tokens`" in error["message"]
 
 
 CHAT_ONLY: list[dict[str, object]] = [
@@ -337,7 +340,23 @@ async def test_chat_bodies(wire: Wire, fields: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", [], [""], [[]], [[1], [2]], ["a", "b"], [1, "a"], [384], [-1], [True], 5, {}]
+    "prompt",
+    [
+        "",
+        [],
+        [""],
+        [[]],
+        [[1], []],
+        ["a", ""],
+        ["a"] * 129,
+        [1, "a"],
+        ["a", [1, "b"]],
+        [384],
+        [-1],
+        [True],
+        5,
+        {},
+    ],
 )
 async def test_completion_prompts(wire: Wire, prompt: object) -> None:
     body = {"model": "", "prompt": prompt}

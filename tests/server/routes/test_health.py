@@ -27,7 +27,7 @@ async def test_info_has_loraxs_fields(wire: Wire) -> None:
         "model_device_type": "cpu",
         "model_pipeline_tag": "text-generation",
         "max_concurrent_requests": 256,
-        "max_best_of": 1,
+        "max_best_of": 16,
         "max_stop_sequences": 16,
         "max_input_length": 255,
         "max_total_tokens": 256,

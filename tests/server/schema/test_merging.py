@@ -17,7 +17,7 @@ def parse(merged: object, **parameters: object) -> Merge:
     raw = json.dumps({"inputs": "x", "parameters": {"merged_adapters": merged, **parameters}})
     body, asked, ignored = parse_body(raw.encode())
     assert ignored == ()
-    merge = generation_request(body.inputs, asked, lists_tokens=False).merge
+    merge = generation_request(body.inputs, asked, streams=False).merge
     assert merge is not None
     return merge
 

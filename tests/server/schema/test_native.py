@@ -11,9 +11,9 @@ from lorax_serve.server.request import MAX_SEED, GenerationRequest, JsonObject
 from lorax_serve.server.schema.native import PARAMETERS, generation_request, parse_body
 
 
-def asked(*, lists_tokens: bool = False, **parameters: object) -> GenerationRequest:
+def asked(*, streams: bool = False, **parameters: object) -> GenerationRequest:
     parsed, _ = PARAMETERS.parse(json.dumps(parameters).encode())
-    return generation_request("hi", parsed, lists_tokens=lists_tokens)
+    return generation_request("hi", parsed, streams=streams)
 
 
 # LoRAX's rule, and its fix: temperature 0 is greedy whatever stands beside it.
@@ -63,7 +63,7 @@ def test_without_a_seed_each_request_draws_its_own() -> None:
 
 def test_all_parameters_arrive() -> None:
     request = asked(
-        lists_tokens=True,
+        streams=True,
         adapter_id="a",
         adapter_source="Local",
         max_new_tokens=5,
