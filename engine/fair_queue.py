@@ -1,101 +1,31 @@
 """Whose turn it is to be admitted: of all tenants the one that was served least, of its adapters
 the one that was served least, of that one's sequences the oldest.
 
-Virtual token counters (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024,
-arXiv:2401.00588), on two levels, so that a tenant gains nothing by using many adapters. A counter
-is the client's tokens served, weighted; a client that begins to wait is lifted to the least counter
-among those that wait, or, if none does, to that of the last one that did: nobody saves up turns by
-staying away. But to a tenant a little is left of what it saved: requests come in
-bursts, and who was served less for a while would else wait as if the tenant beside it, that never
-stops asking, had been as modest.
-
-Where new clients keep coming, each of them with the least counter, one that was served much would
-wait for ever; with thousands of adapters that is the usual case. So a client that has seen 16
-others admitted goes first once, and those that have are admitted by arrival. That bounds how long
-anybody is passed, and costs the paper's bound: where every client always has requests waiting, what
-clients of unequal requests are served differs ever more, since turns are equal and not tokens.
+Two levels of clients, so that a tenant gains nothing by using many adapters; who is next on each is
+what `virtual_counters.py` is about. Within an adapter of a tenant, first come, first served.
 """
 
-from collections.abc import Container, Iterable, Iterator, Set
+from collections.abc import Container, Iterator, Set
 from heapq import heapify, heappop, heappush
 from itertools import chain
 
 from lorax_serve.engine.sequence import Sequence
+from lorax_serve.engine.virtual_counters import VirtualCounters
 from lorax_serve.ipc.types import AnyAdapterRef, MergedAdapters
 
 PROMPT_WEIGHT = 1  # of a prompt token that is computed
 OUTPUT_WEIGHT = 2  # of a token that is generated; the paper's ratio
-_MAX_PASSED = 16  # admissions of others, before it is a waiting client's turn
 _MAX_SAVED = 4096  # weighted tokens that a tenant may save up: some requests
-_MAX_REMEMBERED = 512  # clients of a level that do not wait
 
 _Fifo = dict[Sequence, None]
-
-
-class _Counters:
-    """The clients of one level, named by strings."""
-
-    def __init__(self, max_saved: int = 0) -> None:
-        self._max_saved = max_saved
-        self._values: dict[str, int] = {}  # the last one served last
-        self._last_to_leave: str | None = None
-        self._floor = 0  # that one's counter
-        self._num_admitted = 0
-        self._waiting_since: dict[str, int] = {}  # in admissions; none of its own since
-
-    def __getitem__(self, client: str) -> int:
-        return self._values.get(client, self._floor)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def charge(self, client: str, amount: int) -> None:
-        self._values[client] = self._values.pop(client, self._floor) + amount
-        if client == self._last_to_leave:
-            self._floor = self._values[client]
-
-    def arrive(self, client: str, waiting: Iterable[str]) -> None:
-        """The client begins to wait, beside those who do already."""
-        lowest = min((self[other] for other in waiting), default=self._floor)
-        self._values[client] = max(self._values.pop(client, 0), lowest - self._max_saved)
-        self._waiting_since[client] = self._num_admitted
-
-    def leave(self, client: str) -> None:
-        """None of the client's sequences waits any more."""
-        self._last_to_leave = client
-        self._floor = self[client]
-        del self._waiting_since[client]
-
-    def admitted(self, client: str) -> None:
-        """One of the client's sequences has had its turn."""
-        self._num_admitted += 1
-        if client in self._waiting_since:
-            self._waiting_since[client] = self._num_admitted
-
-    def turn(self, client: str, arrival: int) -> "_Turn":
-        """Less for who is to go first; the arrival is that of its oldest sequence."""
-        if self._num_admitted - self._waiting_since[client] >= _MAX_PASSED:
-            return False, arrival, arrival
-        return True, self[client], arrival
-
-    def forget(self, waiting: Iterable[str]) -> list[str]:
-        """Who is dropped because too many are remembered: the longest unserved of the idle."""
-        num_excess = len(self._values) - _MAX_REMEMBERED
-        if num_excess <= 0:
-            return []
-        active = frozenset(waiting)
-        idle = [client for client in self._values if client not in active]
-        for client in idle[:num_excess]:
-            del self._values[client]
-        return idle[:num_excess]
 
 
 class FairQueue:
     """The sequences that wait."""
 
     def __init__(self) -> None:
-        self._tenants = _Counters(_MAX_SAVED)
-        self._adapters: dict[str, _Counters] = {}  # by tenant
+        self._tenants = VirtualCounters(_MAX_SAVED)
+        self._adapters: dict[str, VirtualCounters] = {}  # by tenant
         self._fifos: dict[str, dict[str, _Fifo]] = {}  # by tenant and adapter, none of them empty
         self._resumed: list[Sequence] = []  # preempted ones, by arrival
         self._num_waiting = 0
@@ -129,17 +59,26 @@ class FairQueue:
     def push(self, sequence: Sequence) -> None:
         """A new sequence arrives."""
         tenant, adapter = _client(sequence)
+        self._tenants.began(tenant)
+        self._adapters.setdefault(tenant, VirtualCounters()).began(adapter)
+        self._enqueue(sequence)
+
+    def ended(self, sequence: Sequence) -> None:
+        """One that was pushed is over, wherever it stood; if it waited, it has been removed."""
+        tenant, adapter = _client(sequence)
+        self._adapters[tenant].ended(adapter)
+        for forgotten in self._tenants.ended(tenant):
+            self._adapters.pop(forgotten, None)
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        tenant, adapter = _client(sequence)
         if tenant not in self._fifos:
-            self._tenants.arrive(tenant, self._fifos)
+            self._tenants.arrive(tenant)
             self._fifos[tenant] = {}
-            for forgotten in self._tenants.forget(self._fifos):
-                self._adapters.pop(forgotten, None)
         fifos = self._fifos[tenant]
         if adapter not in fifos:
-            counters = self._adapters.setdefault(tenant, _Counters())
-            counters.arrive(adapter, fifos)
+            self._adapters[tenant].arrive(adapter)
             fifos[adapter] = {}
-            counters.forget(fifos)
         fifos[adapter][sequence] = None
         self._num_waiting += 1
 
@@ -152,7 +91,7 @@ class FairQueue:
     def made_room(self, sequence: Sequence) -> None:
         """A sequence gave its place to another tenant's: it waits for its tenant's next turn, and
         goes before those of the tenant that have not run yet."""
-        self.push(sequence)
+        self._enqueue(sequence)
         tenant, adapter = _client(sequence)
         fifo = self._fifos[tenant][adapter]
         by_arrival = sorted(fifo, key=lambda each: each.arrival)
@@ -178,9 +117,6 @@ class FairQueue:
     def admitted(self, sequence: Sequence, num_prompt_tokens: int) -> None:
         """The sequence, removed already, runs: so much of its prompt is computed, if for the first
         time."""
-        tenant, adapter = _client(sequence)
-        self._tenants.admitted(tenant)
-        self._adapters[tenant].admitted(adapter)
         self._charge(sequence, PROMPT_WEIGHT * num_prompt_tokens)
 
     def generated(self, sequence: Sequence, num_tokens: int) -> None:
@@ -190,8 +126,7 @@ class FairQueue:
     def _charge(self, sequence: Sequence, amount: int) -> None:
         tenant, adapter = _client(sequence)
         self._tenants.charge(tenant, amount)
-        if tenant in self._adapters:
-            self._adapters[tenant].charge(adapter, amount)
+        self._adapters[tenant].charge(adapter, amount)
 
     def candidates(self) -> Iterator[Sequence]:
         """Sequences in the order in which to admit them, counters read as they change.
@@ -215,8 +150,8 @@ class FairQueue:
                 heappush(tenants, self._tenant_entry(tenant, adapters))
 
     def _tenant_entry(self, tenant: str, adapters: list["_AdapterEntry"]) -> "_TenantEntry":
-        oldest = adapters[0][0][2]
-        return self._tenants.turn(tenant, oldest), tenant, adapters
+        (_, _, oldest), _, _ = adapters[0]
+        return (True, self._tenants[tenant], oldest), tenant, adapters
 
     def _adapter_entries(self, tenant: str) -> list["_AdapterEntry"]:
         entries = [
@@ -228,13 +163,12 @@ class FairQueue:
 
     def _adapter_entry(self, tenant: str, adapter: str, fifo: _Fifo) -> "_AdapterEntry":
         oldest = next(iter(fifo))
-        turn = self._adapters[tenant].turn(adapter, oldest.arrival)
         if oldest.first_scheduled_time is not None:
-            turn = (False, oldest.arrival, oldest.arrival)
-        return turn, adapter, fifo
+            return (False, 0, oldest.arrival), adapter, fifo
+        return (True, self._adapters[tenant][adapter], oldest.arrival), adapter, fifo
 
 
-_Turn = tuple[bool, int, int]
+_Turn = tuple[bool, float, int]  # whether it has not run yet, its client's counter, its arrival
 _AdapterEntry = tuple[_Turn, str, _Fifo]
 _TenantEntry = tuple[_Turn, str, list[_AdapterEntry]]
 

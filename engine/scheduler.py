@@ -90,12 +90,15 @@ class Scheduler:
             return False
         self._num_changes += 1
         self._release_followers(sequence)
+        is_follower = self._followers.discard(sequence)
         if sequence.status is SequenceStatus.RUNNING:
             self._places.stop(sequence)
-        elif not self._followers.discard(sequence):
+        elif not is_follower:
             self._places.give_back(sequence)
             self._waiting.remove(sequence)
             self._lose_interest(sequence.adapter)
+        if not is_follower:
+            self._waiting.ended(sequence)
         sequence.status = SequenceStatus.FINISHED
         return True
 
