@@ -197,3 +197,23 @@ async def test_before_the_engine_is_ready(wire: Wire) -> None:
     wire.engine.is_ready = False
     reply = await wire.client.post("/tokenize", json={"inputs": "a"})
     assert (reply.status, reply.headers["Retry-After"]) == (503, "5")
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize"])
+@pytest.mark.parametrize(
+    ("data", "content_type", "status", "kind"),
+    [
+        (b"{", "application/json", 400, "bad_request"),
+        (b"[]", "application/json", 422, "validation"),
+        (b'{"inputs": "\\ud800"}', "application/json", 400, "bad_request"),
+        (b'{"inputs": "a"}', "text/plain", 415, "unsupported_media_type"),
+        (b" " * 5000, "application/json", 413, "payload_too_large"),
+    ],
+)
+async def test_what_is_no_such_body(
+    wire_files: Path, path: str, data: bytes, content_type: str, status: int, kind: str
+) -> None:
+    async with running(wire_files, Limits(max_body_bytes=4096)) as wire:
+        headers = {"Content-Type": content_type}
+        reply = await wire.client.post(path, data=data, headers=headers)
+        assert (reply.status, (await reply.json())["error_type"]) == (status, kind)
