@@ -88,6 +88,15 @@ def _with_bos(files: Path, folder: Path) -> Path:
     return folder
 
 
+async def test_a_template_spells_special_tokens_out(wire_files: Path, tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    async with running(_with_bos(wire_files, tmp_path)) as wire:
+        plain = (await post(wire, "/tokenize", messages=messages))["tokens"]
+        more = (await post(wire, "/tokenize", messages=messages, add_special_tokens=True))["tokens"]
+        bos = wire.token(b"<|endoftext|>")
+    assert more == [bos, *plain]
+
+
 async def test_vllms_shape(wire: Wire, theirs: RustTokenizer) -> None:
     expected = theirs.encode(TEXT)
     got = await post(wire, "/tokenize", model="whatever", prompt=TEXT)
