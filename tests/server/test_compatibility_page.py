@@ -72,6 +72,8 @@ STRICT: dict[str, type[msgspec.Struct]] = {
 REPLIES: dict[str, type[msgspec.Struct]] = {
     "Reply: field": native.Reply,
     "Reply: field of `details`": native.Details,
+    "Reply: field of another answer": native.BestOfSequence,
+    "Reply: field of a prompt's token": native.PrefillToken,
     "Reply: field of a token": native.Token,
     "Reply: field of an alternative token": native.AlternativeToken,
     "Stream: field of an event": native.StreamEvent,
