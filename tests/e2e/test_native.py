@@ -1,4 +1,4 @@
-"""Every method and parameter of LoRAX's published client, and the addresses that no client calls."""
+"""Every method and parameter of LoRAX's published client, and addresses that no client calls."""
 
 import json
 from typing import Any
