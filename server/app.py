@@ -18,7 +18,8 @@ from lorax_serve.server.error_replies import (
     failure_of_http,
 )
 from lorax_serve.server.errors import ServeError
-from lorax_serve.server.keys import ADMISSION, RECEIVED_AT, REQUEST_ID, SERVICE
+from lorax_serve.server.keys import ADMISSION, RECEIVED_AT, REQUEST_ID, SERVICE, TEXT_PLACES
+from lorax_serve.server.places import Places
 from lorax_serve.server.routes import (
     admin,
     chat,
@@ -27,6 +28,7 @@ from lorax_serve.server.routes import (
     metrics,
     models,
     native,
+    tokenize,
 )
 from lorax_serve.server.service import Service
 
@@ -44,6 +46,7 @@ def build_app(service: Service) -> web.Application:
     )
     app[SERVICE] = service
     app[ADMISSION] = Admission(service)
+    app[TEXT_PLACES] = Places(service.limits.max_concurrent_requests)
     app.on_response_prepare.append(_show_request_id)
     app.on_shutdown.append(_stop_waiting)
     app.on_cleanup.append(_close_sources)
@@ -52,15 +55,21 @@ def build_app(service: Service) -> web.Application:
             web.post("/", native.root),
             web.post("/generate", native.generate),
             web.post("/generate_stream", native.generate_stream),
+            web.post("/invocations", native.root),
+            web.post("/tokenize", tokenize.tokenize),
+            web.post("/detokenize", tokenize.detokenize),
             web.post("/v1/chat/completions", chat.chat_completions),
             web.post("/v1/completions", completions.completions),
             web.get("/v1/models", models.list_models),
             web.get("/v1/models/{model_id:.+}", models.retrieve_model),
             web.get("/", health.health),
             web.get("/health", health.health),
-            web.get("/ping", health.health),
+            web.get("/ping", health.ready),
+            web.post("/ping", health.ready),
             web.get("/ready", health.ready),
+            web.get("/startup", health.startup),
             web.get("/info", health.info),
+            web.get("/version", health.version),
             web.get("/metrics", metrics.metrics),
         ]
     )

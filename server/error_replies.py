@@ -136,6 +136,8 @@ def failure_of(error: ServeError) -> Failure:
         native_status, native_type = HTTPStatus.BAD_REQUEST, "bad_request"
     elif isinstance(error, UnservedSource):  # which LoRAX finds out when it loads the adapter
         native_status, native_type = NATIVE[ErrorCode.MODEL_NOT_FOUND]
+    elif isinstance(error, EngineLost):
+        native_status = HTTPStatus.INTERNAL_SERVER_ERROR
     return Failure(
         message=error.message,
         code=error.code.value,

@@ -3,10 +3,12 @@
 from aiohttp import web
 
 from lorax_serve.server.admission import Admission
+from lorax_serve.server.places import Places
 from lorax_serve.server.service import Service
 
 SERVICE = web.AppKey("service", Service)
 ADMISSION = web.AppKey("admission", Admission)
+TEXT_PLACES = web.AppKey("text_places", Places)  # of requests that need no engine
 
 REQUEST_ID = web.RequestKey("request_id", str)
 RECEIVED_AT = web.RequestKey("received_at", float)  # of time.monotonic

@@ -1,8 +1,9 @@
 """The `x-*` headers of LoRAX, on its own routes and on OpenAI's alike. Times in milliseconds."""
 
+import re
 import time
 from collections.abc import Iterable, Sequence
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from aiohttp import web
 
@@ -12,11 +13,25 @@ from lorax_serve.server.keys import RECEIVED_AT, SERVICE
 
 MAX_VALUE_BYTES = 1024
 PRINTABLE = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
+CUT_ESCAPE = re.compile(r"%[0-9A-F]?\Z")
 
 
 def safe_value(text: str) -> str:
-    """Text as a header value: anything but printable ASCII is percent-encoded, the end cut off."""
-    return quote(text, safe=PRINTABLE)[:MAX_VALUE_BYTES]
+    """Text as a header value: anything but printable ASCII is percent-encoded, the end cut off.
+
+    Proxies allow all headers of a reply together 4 or 8 KiB. What is cut is cut between characters.
+    """
+    value = quote(text, safe=PRINTABLE)
+    if len(value) <= MAX_VALUE_BYTES:
+        return value
+    kept = unquote_to_bytes(CUT_ESCAPE.sub("", value[:MAX_VALUE_BYTES]))
+    return quote(kept.decode(errors="ignore"), safe=PRINTABLE)
+
+
+def ignored_headers(ignored: Iterable[str]) -> dict[str, str]:
+    """Names the fields of a body that were left out, if there were any."""
+    names = ", ".join(ignored)
+    return {"x-ignored-params": safe_value(names)} if names else {}
 
 
 def common_headers(
@@ -34,11 +49,9 @@ def common_headers(
         headers["x-adapter-id"] = safe_value(accepted.message.adapter.name)
     if accepted.adapter_source is not None:
         headers["x-adapter-source"] = accepted.adapter_source
-    if ignored := ", ".join(ignored):
-        headers["x-ignored-params"] = safe_value(ignored)
     if accepted.grammar_warnings:
         headers["x-grammar-warnings"] = safe_value("; ".join(accepted.grammar_warnings))
-    return headers
+    return headers | ignored_headers(ignored)
 
 
 def answer_headers(

@@ -1,12 +1,22 @@
-"""Probes and GET /info."""
+"""Probes, GET /info and GET /version."""
+
+from contextlib import aclosing
+from dataclasses import replace
+from http import HTTPStatus
 
 import msgspec
 from aiohttp import web
 
-from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.ipc.types import ErrorCode, SamplingParams
+from lorax_serve.server.error_replies import error_reply, failure_of
 from lorax_serve.server.errors import ServeError
-from lorax_serve.server.keys import SERVICE
+from lorax_serve.server.keys import ADMISSION, SERVICE
+from lorax_serve.server.request import GenerationRequest
 from lorax_serve.server.schema.native import MAX_BEST_OF
+
+ONE_TOKEN = GenerationRequest(
+    prompt="Are you there?", sampling=SamplingParams(temperature=0.0), max_new_tokens=1
+)
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,15 +44,36 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def health(request: web.Request) -> web.Response:
-    """The frontend lives. Never asks the engine."""
+    """The frontend lives. Never asks the engine: whoever restarts on it must not cut a load off."""
     return web.Response()
 
 
 async def ready(request: web.Request) -> web.Response:
-    """Raises ServeError (NOT_READY) while requests would be refused."""
+    """Raises ServeError (NOT_READY) while requests would be refused. SageMaker's `/ping` too: it
+    sends traffic to whom it finds alive.
+    """
     if not request.app[SERVICE].engine.is_ready:
         raise ServeError(ErrorCode.NOT_READY, "The engine is not ready.")
     return web.Response()
+
+
+async def startup(request: web.Request) -> web.StreamResponse:
+    """Generates a token with the base model, as LoRAX does: what fails there is a 500.
+
+    Raises ServeError (NOT_READY) until the engine is ready.
+    """
+    try:
+        await _generate_one_token(request)
+    except ServeError as error:
+        if error.code is ErrorCode.NOT_READY:
+            raise
+        failure = replace(failure_of(error), native_status=HTTPStatus.INTERNAL_SERVER_ERROR)
+        return error_reply(request, failure)
+    return web.Response()
+
+
+async def version(request: web.Request) -> web.Response:
+    return web.json_response({"version": request.app[SERVICE].version})
 
 
 async def info(request: web.Request) -> web.Response:
@@ -62,3 +93,16 @@ async def info(request: web.Request) -> web.Response:
         version=service.version,
     )
     return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
+
+
+async def _generate_one_token(request: web.Request) -> None:
+    """Raises ServeError."""
+    engine = request.app[SERVICE].engine
+    async with (
+        request.app[ADMISSION].accept(ONE_TOKEN) as accepted,
+        aclosing(engine.generate(accepted.message)) as events,
+    ):
+        async for event in events:
+            if event.finish_reason is not None:
+                return
+    raise ServeError(ErrorCode.GENERATION_ERROR, "The engine ended the request without a token.")

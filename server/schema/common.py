@@ -117,14 +117,14 @@ class ObjectShape(Generic[S]):
         path: str = "",
     ) -> None:
         self._struct = struct
-        self._served = frozenset(f.encode_name for f in msgspec.structs.fields(struct))
-        self._unserved = dict(unserved)
-        self._tolerated = frozenset(tolerated)
+        self.served = frozenset(f.encode_name for f in msgspec.structs.fields(struct))
+        self.unserved = dict(unserved)
+        self.tolerated = frozenset(tolerated)
         self._large = frozenset(large)
         self._meant = dict(meant)
         self._path = path
-        self._constraints = sorted(self._served.intersection(CONSTRAINT_FIELDS))
-        self._recognised = self._served | self._unserved.keys() | self._tolerated
+        self._constraints = sorted(self.served.intersection(CONSTRAINT_FIELDS))
+        self._recognised = self.served | self.unserved.keys() | self.tolerated
         self._probe = msgspec.defstruct(
             "Probe", [(name, Raw, Raw()) for name in sorted(self._recognised)]
         )
@@ -140,12 +140,12 @@ class ObjectShape(Generic[S]):
         for name, value in decode(raw, dict[str, Raw], self._path).items():
             if bytes(value) == b"null":
                 continue
-            if name in self._served:
+            if name in self.served:
                 self._check_field_size(name, value)
                 present[name] = value
-            elif name in self._unserved:
+            elif name in self.unserved:
                 self._check_neutral(name, value)
-            elif name not in self._tolerated:
+            elif name not in self.tolerated:
                 ignored.append(self._name_of_unknown(name))
                 _check_number_of_unknown(ignored)
         return decode(msgspec.json.encode(present), self._struct, self._path), tuple(ignored)
@@ -166,7 +166,7 @@ class ObjectShape(Generic[S]):
     def _check_neutral(self, name: str, value: Raw) -> None:
         if len(bytes(value)) <= MAX_NEUTRAL_BYTES:
             given = decode(bytes(value), object, self._path)
-            if any(type(given) is type(n) and given == n for n in self._unserved[name]):
+            if any(type(given) is type(n) and given == n for n in self.unserved[name]):
                 return
         raise unsupported(self._path + name)
 

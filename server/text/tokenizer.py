@@ -1,10 +1,12 @@
 """Text to token ids and back, as the Hugging Face fast tokenizers do it, without transformers."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
+import msgspec
 import tokenizers
 
 from lorax_serve.ipc.types import ErrorCode
@@ -18,6 +20,17 @@ from lorax_serve.server.text.tokenizer_config import TokenizerConfig
 # costs a busy loop.
 INLINE_BYTES = 1024
 NUM_ENCODING_THREADS = 2
+
+S = TypeVar("S", bound=Sequence[object])
+
+
+class TokenPiece(msgspec.Struct, frozen=True):
+    """One token of a text: the vocabulary's piece, and the characters it stands for."""
+
+    id: int
+    text: str
+    start: int  # offset of the first character
+    stop: int  # one past the last; like `start` 0 for a token that is not of the text
 
 
 class Tokenizer:
@@ -75,18 +88,13 @@ class Tokenizer:
         Raises:
             ServeError: CONTEXT_LENGTH_EXCEEDED, or INVALID_REQUEST as in `encode`.
         """
-        num_bytes = _utf8_length(text)
-        at_least = -(-num_bytes // self._longest_token_bytes)
-        if at_least > max_tokens:
-            raise _too_long(f"at least {at_least}", max_tokens)
-        if num_bytes <= INLINE_BYTES:
-            ids = self._encode(text, add_special_tokens)
-        else:
-            loop = asyncio.get_running_loop()
-            ids = await loop.run_in_executor(self._threads, self._encode, text, add_special_tokens)
-        if len(ids) > max_tokens:
-            raise _too_long(str(len(ids)), max_tokens)
-        return ids
+        return await self._bounded(self._encode, text, add_special_tokens, max_tokens)
+
+    async def pieces_bounded(
+        self, text: str, *, add_special_tokens: bool, max_tokens: int
+    ) -> list[TokenPiece]:
+        """As `encode_bounded`, with what each token stands for."""
+        return await self._bounded(self._encode_pieces, text, add_special_tokens, max_tokens)
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool) -> str:
         """The text of a whole sequence; ids without a token are passed over."""
@@ -101,6 +109,11 @@ class Tokenizer:
         """What the token adds as the first of a text; b"" for an id without a token."""
         token = self._tokens[token_id] if 0 <= token_id < len(self._tokens) else None
         return b"" if token is None else self._rules.first_piece(token)
+
+    def vocabulary_piece(self, token_id: int) -> str:
+        """How the vocabulary writes the token; "" for an id without one."""
+        token = self._tokens[token_id] if 0 <= token_id < len(self._tokens) else None
+        return "" if token is None else token
 
     def token_text(self, token_id: int) -> str:
         """One token alone, special ones included; U+FFFD where it holds part of a character."""
@@ -122,6 +135,31 @@ class Tokenizer:
     def _special_token(self, name: str) -> str | None:
         token = self._config.special_tokens.get(name)
         return token.content if token else None
+
+    async def _bounded(
+        self, encode: Callable[[str, bool], S], text: str, add_special_tokens: bool, max_tokens: int
+    ) -> S:
+        num_bytes = _utf8_length(text)
+        at_least = -(-num_bytes // self._longest_token_bytes)
+        if at_least > max_tokens:
+            raise _too_long(f"at least {at_least}", max_tokens)
+        if num_bytes <= INLINE_BYTES:
+            encoded = encode(text, add_special_tokens)
+        else:
+            loop = asyncio.get_running_loop()
+            encoded = await loop.run_in_executor(self._threads, encode, text, add_special_tokens)
+        if len(encoded) > max_tokens:
+            raise _too_long(str(len(encoded)), max_tokens)
+        return encoded
+
+    def _encode_pieces(self, text: str, add_special_tokens: bool) -> list[TokenPiece]:
+        (found,) = self._tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)
+        return [
+            TokenPiece(token_id, piece, start, stop)
+            for token_id, piece, (start, stop) in zip(
+                found.ids, found.tokens, found.offsets, strict=True
+            )
+        ]
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         # `encode` holds the interpreter lock while it works; this one lets it go, and leaves out

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from wire import Wire
 
 JSON = {"Content-Type": "application/json"}
-NATIVE = ("/", "/generate", "/generate_stream")
+NATIVE = ("/", "/generate", "/generate_stream", "/invocations")
 OPENAI = ("/v1/chat/completions", "/v1/completions")
 DEEP = b"[" * 100_000 + b"]" * 100_000
 

@@ -1,21 +1,66 @@
 import pytest
 
+from fake_engine import Tokens
+from lorax_serve.ipc.types import ErrorCode, FinishReason
+from lorax_serve.server.errors import EngineLost, ServeError
 from wire import Wire
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/ping"])
+@pytest.mark.parametrize("path", ["/", "/health"])
 async def test_health_never_asks_the_engine(wire: Wire, path: str) -> None:
     wire.engine.is_ready = False
     reply = await wire.client.get(path)
     assert (reply.status, await reply.read()) == (200, b"")
 
 
-async def test_ready(wire: Wire) -> None:
-    assert (await wire.client.get("/ready")).status == 200
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/ready"), ("GET", "/ping"), ("POST", "/ping")]
+)
+async def test_ready(wire: Wire, method: str, path: str) -> None:
+    reply = await wire.client.request(method, path)
+    assert (reply.status, await reply.read()) == (200, b"")
     wire.engine.is_ready = False
-    reply = await wire.client.get("/ready")
+    reply = await wire.client.request(method, path)
     assert (reply.status, reply.headers["Retry-After"]) == (503, "5")
     assert (await reply.json())["error_type"] == "not_ready"
+
+
+async def test_version(wire: Wire) -> None:
+    wire.engine.is_ready = False
+    reply = await wire.client.get("/version")
+    assert await reply.json() == {"version": "0.1.0-test"}
+
+
+async def test_startup_generates_one_token_of_the_base_model(wire: Wire) -> None:
+    wire.engine.script = [Tokens([40], FinishReason.LENGTH)]
+    reply = await wire.client.get("/startup")
+    assert (reply.status, await reply.read()) == (200, b"")
+    (told,) = wire.engine.requests
+    assert (told.adapter, told.stop.max_new_tokens, told.sampling.temperature) == (None, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"),
+    [
+        (ServeError(ErrorCode.GENERATION_ERROR, "It failed."), "generation"),
+        (EngineLost(), "incomplete_generation"),
+        (ServeError(ErrorCode.QUEUE_FULL, "Full."), "overloaded"),
+        (RuntimeError("secret"), "internal_error"),
+    ],
+)
+async def test_whatever_fails_at_the_start_is_a_500(
+    wire: Wire, failure: Exception, kind: str
+) -> None:
+    wire.engine.script = [failure]
+    reply = await wire.client.get("/startup")
+    assert (reply.status, (await reply.json())["error_type"]) == (500, kind)
+    assert "secret" not in await reply.text()
+
+
+async def test_startup_before_the_engine_is_ready(wire: Wire) -> None:
+    wire.engine.is_ready = False
+    reply = await wire.client.get("/startup")
+    assert (reply.status, (await reply.json())["error_type"]) == (503, "not_ready")
 
 
 async def test_info_has_loraxs_fields(wire: Wire) -> None:

@@ -2,22 +2,34 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from lorax import AsyncClient, Client
 from lorax.errors import (
+    BadRequestError,
     GenerationError,
     IncompleteGenerationError,
+    NotFoundError,
     OverloadedError,
+    UnknownError,
     ValidationError,
 )
 from lorax.types import MergedAdapters as LoraxMerge
+from requests import PreparedRequest, Session
 
 from fake_engine import Tokens
-from lorax_serve.ipc.types import ErrorCode, MajoritySignMethod, MergedAdapters, MergeStrategy
+from lorax_serve.ipc.types import (
+    ErrorCode,
+    FinishReason,
+    MajoritySignMethod,
+    MergedAdapters,
+    MergeStrategy,
+)
 from lorax_serve.server.errors import EngineLost, ServeError
-from wire import Wire
+from lorax_serve.server.service import Limits
+from wire import Wire, running
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
@@ -168,3 +180,55 @@ async def test_a_stream_that_breaks_raises_after_what_came(wire: Wire) -> None:
 
     with pytest.raises(IncompleteGenerationError):
         await call(wire, read)
+
+
+async def test_the_limit_of_open_requests(wire_files: Path) -> None:
+    async with running(wire_files, Limits(max_concurrent_requests=1)) as wire:
+        go = asyncio.Event()
+        wire.engine.script = [Tokens(wire.spell("ok")), go, Tokens([wire.eos], FinishReason.EOS)]
+        async with wire.client.post("/generate_stream", json={"inputs": "hi"}) as holder:
+            with pytest.raises(OverloadedError):
+                await call(wire, lambda client: client.generate("hi"))
+            with pytest.raises(OverloadedError):
+                await call(wire, lambda client: list(client.generate_stream("hi")))
+            go.set()
+            await holder.read()
+        assert (await call(wire, lambda client: client.generate("hi"))).generated_text == "ok"
+
+
+async def test_while_the_model_loads(wire: Wire) -> None:
+    wire.engine.is_ready = False
+    with pytest.raises(UnknownError, match="503: The engine is not ready"):
+        await call(wire, lambda client: client.generate("hi"))
+
+
+def half_a_body(request: PreparedRequest) -> PreparedRequest:
+    assert isinstance(request.body, bytes)
+    request.prepare_body(request.body[:-1], None)
+    return request
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "raised", "words"),
+    [
+        ("", {"damage": True}, BadRequestError, "not valid JSON"),
+        ("/nothing", {}, NotFoundError, "nothing at this address"),
+        ("/info", {}, UnknownError, "405: This address does not answer that method"),
+        ("", {"headers": {"Content-Type": "text/plain"}}, UnknownError, "415: The Content-Type"),
+        ("", {"prompt": "a" * 2**13}, UnknownError, "413: The body is too large"),
+    ],
+)
+async def test_what_http_refuses(
+    wire_files: Path, path: str, options: dict[str, Any], raised: type[Exception], words: str
+) -> None:
+    """LoRAX's plain text would come out as a 500 here, or as a JSON error of the client's own."""
+    async with running(wire_files, Limits(max_body_bytes=2**12)) as wire:
+        with Session() as session:
+            if options.get("damage"):
+                session.auth = half_a_body
+            client = Client(wire.url + path, headers=options.get("headers"), session=session)
+            prompt = options.get("prompt", "hi")
+            with pytest.raises(raised, match=words):
+                await asyncio.to_thread(client.generate, prompt)
+            with pytest.raises(raised, match=words):
+                await asyncio.to_thread(lambda: list(client.generate_stream(prompt)))

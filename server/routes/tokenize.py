@@ -1,0 +1,104 @@
+"""POST /tokenize, in LoRAX's shape and in vLLM's, and POST /detokenize.
+
+A text may be as long as `truncate` could rescue, which is longer than what can be generated from.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+from aiohttp import web
+
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.errors import ServeError
+from lorax_serve.server.http_body import read_json
+from lorax_serve.server.keys import SERVICE, TEXT_PLACES
+from lorax_serve.server.reply_headers import ignored_headers
+from lorax_serve.server.schema.common import invalid
+from lorax_serve.server.schema.messages import template_messages
+from lorax_serve.server.schema.tokenize import (
+    DETOKENIZE,
+    Detokenized,
+    LoraxTokenize,
+    MessagesTokenize,
+    PromptTokenize,
+    Tokenized,
+    parse_tokenize,
+)
+from lorax_serve.server.service import Service
+
+INLINE_TOKENS = 1024  # decoded on the spot: a millisecond
+
+
+async def tokenize(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    raw = await read_json(request, service.limits)
+    async with request.app[TEXT_PLACES].take():
+        body, ignored = parse_tokenize(raw)
+        if isinstance(body, LoraxTokenize):
+            pieces = await service.tokenizer.pieces_bounded(
+                body.inputs,
+                add_special_tokens=body.add_special_tokens,
+                max_tokens=_max_tokens(service),
+            )
+            return _json(pieces, ignored)
+        return _json(await _tokenized(service, body), ignored)
+
+
+async def detokenize(request: web.Request) -> web.Response:
+    service = request.app[SERVICE]
+    raw = await read_json(request, service.limits)
+    async with request.app[TEXT_PLACES].take():
+        body, ignored = DETOKENIZE.parse(raw)
+        _check_tokens(service, body.tokens)
+        return _json(Detokenized(await _text(service, body.tokens)), ignored)
+
+
+async def _tokenized(service: Service, body: PromptTokenize | MessagesTokenize) -> Tokenized:
+    text = body.prompt if isinstance(body, PromptTokenize) else await _rendered(service, body)
+    ids = await service.tokenizer.encode_bounded(
+        text, add_special_tokens=body.add_special_tokens, max_tokens=_max_tokens(service)
+    )
+    strings = list(map(service.tokenizer.vocabulary_piece, ids)) if body.return_token_strs else None
+    return Tokenized(len(ids), service.engine.info.max_model_len, ids, strings)
+
+
+async def _rendered(service: Service, body: MessagesTokenize) -> str:
+    if service.chat_template is None:
+        raise ServeError(
+            ErrorCode.INVALID_REQUEST, "This model has no chat template.", param="messages"
+        )
+    return await asyncio.to_thread(
+        service.chat_template.render,
+        template_messages(body.messages),
+        add_generation_prompt=body.add_generation_prompt,
+    )
+
+
+async def _text(service: Service, token_ids: tuple[int, ...]) -> str:
+    """Special tokens included: a text that was tokenized comes back as it was."""
+
+    def decoded() -> str:
+        return service.tokenizer.decode(token_ids, skip_special_tokens=False)
+
+    return decoded() if len(token_ids) <= INLINE_TOKENS else await asyncio.to_thread(decoded)
+
+
+def _check_tokens(service: Service, token_ids: tuple[int, ...]) -> None:
+    vocab_size = service.engine.info.vocab_size
+    if len(token_ids) > _max_tokens(service):
+        raise invalid("tokens", f"has more than {_max_tokens(service)} entries")
+    if token_ids and max(token_ids) >= vocab_size:
+        raise invalid("tokens", f"has a token id outside the vocabulary of {vocab_size}")
+
+
+def _max_tokens(service: Service) -> int:
+    return max(service.engine.info.max_model_len, service.limits.max_untruncated_tokens)
+
+
+def _json(reply: object, ignored: Iterable[str]) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(reply),
+        content_type="application/json",
+        headers=ignored_headers(ignored),
+    )

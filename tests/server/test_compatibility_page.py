@@ -1,0 +1,164 @@
+"""docs/compatibility.md says of every field what becomes of it, and the code agrees."""
+
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fake_engine import FakeEngine
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.app import build_app
+from lorax_serve.server.error_replies import (
+    HTTP_SENTENCES,
+    INTERNAL,
+    NativeError,
+    failure_of,
+)
+from lorax_serve.server.errors import EngineLost, ServeError
+from lorax_serve.server.routes.health import Info
+from lorax_serve.server.schema import native, tokenize
+from lorax_serve.server.schema.common import ObjectShape
+from lorax_serve.server.schema.constraints import ResponseFormat
+from lorax_serve.server.schema.merging import MergedAdapters
+from lorax_serve.server.text.tokenizer import TokenPiece
+from wire import Wire, make_service
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
+NAME = re.compile(r"`([^`]+)`")
+KINDS = {"served", "no effect", "refused"}
+
+Rows = list[list[str]]
+
+
+def tables() -> dict[str, Rows]:
+    """Every table of the page, by "last heading: first column's head"."""
+    found: dict[str, Rows] = {}
+    heading, rows = "", None  # rows: of the table that the last line was in
+    for line in PAGE.read_text().splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        if not line.startswith("|"):
+            rows = None
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if rows is None:
+            rows = found[f"{heading}: {cells[0]}".rstrip(": ")] = []
+        elif not set(cells[0]) <= {"-", " "}:
+            rows.append(cells)
+    return found
+
+
+TABLES = tables()
+
+REQUESTS: dict[str, ObjectShape[Any]] = {
+    "Body: field": native.BODY,
+    "Parameters: field": native.PARAMETERS,
+    "Tokenize: field of LoRAX's shape": tokenize.LORAX,
+    "Tokenize: field of vLLM's shape for a text": tokenize.PROMPT,
+    "Tokenize: field of vLLM's shape for a chat": tokenize.MESSAGES,
+    "Tokenize: field of `/detokenize`": tokenize.DETOKENIZE,
+}
+
+# Objects inside of requests, of which no field is left out.
+STRICT: dict[str, type[msgspec.Struct]] = {
+    "`parameters.merged_adapters`: field": MergedAdapters,
+    "`parameters.response_format`: field": ResponseFormat,
+}
+
+REPLIES: dict[str, type[msgspec.Struct]] = {
+    "Reply: field": native.Reply,
+    "Reply: field of `details`": native.Details,
+    "Reply: field of another answer": native.BestOfSequence,
+    "Reply: field of a prompt's token": native.PrefillToken,
+    "Reply: field of a token": native.Token,
+    "Reply: field of an alternative token": native.AlternativeToken,
+    "Stream: field of an event": native.StreamEvent,
+    "Stream: field of a stream's `details`": native.StreamDetails,
+    "Tokenize: field of a piece": TokenPiece,
+    "Tokenize: field of vLLM's reply": tokenize.Tokenized,
+    "Tokenize: field of its reply": tokenize.Detokenized,
+    "Info: field of `/info`": Info,
+}
+
+
+def fields(struct: type[msgspec.Struct]) -> list[str]:
+    return [field.encode_name for field in msgspec.structs.fields(struct)]
+
+
+def named(rows: Rows) -> list[str]:
+    return [name for row in rows for name in NAME.findall(row[0])]
+
+
+def by_kind(rows: Rows) -> Mapping[str, list[str]]:
+    kinds: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for row in rows:
+        kinds[row[1]] += NAME.findall(row[0])
+    return kinds
+
+
+@pytest.mark.parametrize("table", REQUESTS)
+def test_fields_of_requests(table: str) -> None:
+    """Sorted lists: what is named twice is found too."""
+    shape, kinds = REQUESTS[table], by_kind(TABLES[table])
+    assert sorted(kinds["served"]) == sorted(shape.served)
+    assert sorted(kinds["no effect"]) == sorted(shape.tolerated)
+    assert sorted(kinds["refused"]) == sorted(shape.unserved.keys() - shape.served)
+
+
+@pytest.mark.parametrize("table", STRICT)
+def test_fields_of_objects_inside(table: str) -> None:
+    struct, kinds = STRICT[table], by_kind(TABLES[table])
+    assert sorted(kinds["served"]) == sorted(fields(struct))
+    assert kinds["refused"] == kinds["no effect"] == []
+    assert struct.__struct_config__.forbid_unknown_fields
+
+
+@pytest.mark.parametrize("table", REPLIES)
+def test_fields_of_replies_in_their_order(table: str) -> None:
+    assert named(TABLES[table]) == fields(REPLIES[table])
+
+
+def test_errors() -> None:
+    """Each pair of a status and a type that can leave, and none that cannot."""
+    failures = [failure_of(ServeError(code, "x")) for code in ErrorCode]
+    possible = {(f.native_status, f.native_type) for f in [*failures, failure_of(EngineLost())]}
+    possible |= {(status, kind) for status, (kind, _) in HTTP_SENTENCES.items()}
+    possible.add((INTERNAL.native_status, INTERNAL.native_type))
+    rows = TABLES["LoRAX: errors: status"]
+    assert len(rows) == len(possible)
+    assert {(HTTPStatus(int(row[0])), row[1].strip("`")) for row in rows} == possible
+    assert fields(NativeError) == ["error", "error_type"]
+
+
+def test_addresses(wire_files: Path) -> None:
+    service = make_service(wire_files, FakeEngine())
+    app = build_app(service)
+    service.tokenizer.close()
+    served = {
+        f"{route.method} {route.resource.canonical}"
+        for route in app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    rows = TABLES["Addresses"]
+    assert sorted(named([row[:1] for row in rows])) == sorted(served)
+
+
+@pytest.mark.parametrize(("path", "column"), [("/generate", 0), ("/generate_stream", 1)])
+async def test_headers(wire: Wire, path: str, column: int) -> None:
+    wire.will_say("{}")
+    schema = {"type": "string", "format": "surely-unknown"}
+    parameters = {
+        "adapter_id": "alice",
+        "top_n": 1,
+        "response_format": {"type": "json_object", "schema": schema},
+    }
+    reply = await wire.client.post(path, json={"inputs": "hi", "parameters": parameters})
+    assert reply.status == 200, await reply.text()
+    sent = {name.lower() for name in reply.headers if name.lower().startswith("x-")}
+    rows = TABLES["Headers: header of a reply"]
+    listed = {NAME.findall(row[0])[0] for row in rows if column == 0 or row[1] == "yes"}
+    assert sent - {"x-accel-buffering"} == listed
