@@ -1,9 +1,7 @@
-"""Runs steps on a GPU and waits for it only where it must: for the ids a step has sampled, and
-for the step buffer when prompts run two steps ahead.
+"""Runs steps on a GPU; waits for sampled ids alone, and for the step buffer two steps ahead.
 
-Decodes, and decodes beside short prompts, replay a CUDA graph; steps with more are launched kernel
-by kernel. A step's integers go over in one copy, its pending ids are taken from where the step
-before left them.
+Decodes, also beside short prompts, replay a CUDA graph; other steps are launched kernel by kernel.
+A step's integers go over in one copy; pending ids are where the step before left them.
 """
 
 from collections.abc import Callable
