@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from engine_bench.workloads import Case
@@ -177,6 +178,13 @@ class Run:
     first_tokens: list[float]  # seconds from the start, ascending
     num_tokens: int
     num_eager_decodes: int  # decode steps without a CUDA graph
+
+    @property
+    def decodes(self) -> list[float]:
+        """The steps after every request's first token."""
+        ends = accumulate(self.steps)
+        last = self.first_tokens[-1]
+        return [step for step, end in zip(self.steps, ends, strict=True) if end - step > last]
 
 
 def random_model(config: ModelConfig, device: torch.device) -> Decoder:

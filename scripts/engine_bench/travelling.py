@@ -21,7 +21,7 @@ NUM_FIRST_USES = 60
 NUM_COPIES = 20
 LOADS_PER_SECOND = 20.0
 NUM_BACKGROUND = 8  # adapters of the requests beside which others are loaded
-NUM_ROUNDS = 3  # one has 257 steps, of which the third longest would decide alone
+NUM_ROUNDS = 3  # one has 256 decodes, of which the third longest would decide alone
 
 Figures = dict[str, object]
 
@@ -174,7 +174,7 @@ def loads_beside_decodes(
         num_arrived += arrivals.num_arrived
     calm_seconds, busy_seconds = (sum(run.seconds for run in runs) for runs in (calm, busy))
     p99_calm, p99_busy = (
-        percentile([step for run in runs for step in run.steps], 0.99) for runs in (calm, busy)
+        percentile([step for run in runs for step in run.decodes], 0.99) for runs in (calm, busy)
     )
     return {
         "traffic": "loads_beside_decodes",
