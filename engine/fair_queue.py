@@ -117,6 +117,9 @@ class FairQueue:
     def admitted(self, sequence: Sequence, num_prompt_tokens: int) -> None:
         """The sequence, removed already, runs: so much of its prompt is computed, if for the first
         time."""
+        tenant, adapter = _client(sequence)
+        self._tenants.admitted(tenant)
+        self._adapters[tenant].admitted(adapter)
         self._charge(sequence, PROMPT_WEIGHT * num_prompt_tokens)
 
     def generated(self, sequence: Sequence, num_tokens: int) -> None:

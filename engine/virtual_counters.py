@@ -7,7 +7,7 @@ those who wait. Where new clients keep coming, as with thousands of adapters, ea
 go before one that was served a little more, which waits for ever. Here the level is a virtual time,
 as in fair queueing of packets (Bennett and Zhang, "WF2Q: Worst-case Fair Weighted Fair Queueing",
 INFOCOM 1996): it grows by what is served, divided by the number of clients that have anything here,
-and is never below the least counter of those who wait.
+and is never below the least counter of those who wait, nor below that of whoever was admitted last.
 
 What that comes to, where M is the most that requests in service can still be charged:
 
@@ -66,6 +66,13 @@ class VirtualCounters:
         self._waiting.remove(client)
         if not self._waiting:
             self._level = max(self._level, self[client])
+
+    def admitted(self, client: str) -> None:
+        """The client's turn has come; it is charged afterwards. Whoever has less stands aside, as
+        its adapter is not here: that must not let newcomers pass the client until it has caught up
+        (start-time fair queueing: the level is where service is).
+        """
+        self._level = max(self._level, self[client])
 
     def charge(self, client: str, amount: int) -> None:
         """The client is served. Where nobody waits, nobody owes anybody anything for it."""

@@ -333,6 +333,32 @@ def test_nobody_waits_for_ever_while_new_ones_keep_coming(
     assert total <= most_clients * (saved + 2 * OUTSTANDING)
 
 
+@pytest.mark.parametrize("num_served", [20, 500])
+def test_who_is_served_while_others_stand_aside_is_not_passed_for_it(num_served: int) -> None:
+    """However much it was: those who stood aside go first, newcomers do not."""
+    queue, arrive = FairQueue(), Arrivals()
+    aside = [arrive(adapter=f"cold {number}") for number in range(20)]
+    for sequence in aside:
+        queue.push(sequence)  # their adapters are on their way
+    for _ in range(num_served):
+        hot = arrive(adapter="hot", num_prompt=100)
+        queue.push(hot)
+        queue.remove(hot)
+        queue.admitted(hot, 100)
+        queue.ended(hot)
+    last = arrive(adapter="hot", num_prompt=100)
+    queue.push(last)
+    for number in range(5):
+        queue.push(arrive(adapter=f"early {number}"))
+    served = []
+    while last not in served:
+        queue.push(arrive(adapter=f"new {len(served)}"))
+        served.append(admit(queue))
+        queue.ended(served[-1])
+        assert len(served) < 500
+    assert set(aside) < set(served)
+
+
 def test_clients_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(virtual_counters, "_MAX_REMEMBERED", 10)
     queue, arrive = FairQueue(), Arrivals()
