@@ -4,6 +4,7 @@ Times are not asserted: `cached_tokens` says how much of a prompt was not comput
 that the time to the first token could tell.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from tiny_models import build_tiny_model
 from tiny_tokenizers import write_byte_level
 
 ALICE, BOB = "hf_canary_of_alice", "hf_canary_of_bob"
+ADMIN_KEY = "key-of-the-operator"
 PROMPT = "canary of a prompt, long enough to fill some blocks of the cache: "
 
 
@@ -47,7 +49,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     options = ("--model-id", root / "model", "--adapter-cache-dir", root / "kept")
     with hub_in_thread(lambda: HubStandIn(repositories)) as hub:
         more = ("--hub-endpoint", hub.url, "--num-threads", "1")
-        with LiveServer(*options, *more, log=root / "log") as server:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LORAX_ADMIN_KEY", ADMIN_KEY)
+            server = LiveServer(*options, *more, log=root / "log")
+        with server:
             yield Site(server, root / "log")
 
 
@@ -85,6 +90,28 @@ def test_timing_oracle_a_guess_of_anothers_prompt_is_computed_whole(site: Site) 
     assert replies[0].keys() == replies[1].keys()
 
 
+def test_models_list_scoped(site: Site) -> None:
+    """An adapter is listed for whoever proved a right to it, and is not there for all others."""
+
+    def listed(token: str | None) -> list[str]:
+        headers = {} if token is None else {"X_Adapter_Token": token}
+        status, body = site.server.get("/v1/models", **headers)
+        assert status == 200
+        return [model["id"] for model in json.loads(body)["data"]]
+
+    def one(token: str | None) -> tuple[int, bytes]:
+        headers = {} if token is None else {"X_Adapter_Token": token}
+        return site.server.get("/v1/models/org/shared", **headers)
+
+    assert site.ask("models", ALICE)[0] == 200
+    assert "org/shared" in listed(ALICE)
+    status, body = one(ALICE)
+    assert status == 200 and json.loads(body)["id"] == "org/shared"
+    for other in (None, "hf_canary_of_nobody"):
+        assert "org/shared" not in listed(other)
+        assert one(other)[0] == 404
+
+
 def test_grep_the_world(site: Site) -> None:
     """Prompts and tokens, of requests that went well and badly, are shown to nobody."""
     prompt = "world " + PROMPT
@@ -99,6 +126,9 @@ def test_grep_the_world(site: Site) -> None:
     shown = {"errors": repr(bodies), "log": site.log.read_text()}
     for path in ("/metrics", "/adapters", "/v1/models", "/ready"):
         shown[path] = site.server.get(path)[1].decode()
+    status, body = site.server.get("/adapters", Authorization=f"Bearer {ADMIN_KEY}")
+    assert status == 200 and b"org/shared" in body, "an operator is told what is here"
+    shown["/adapters, asked by the operator"] = body.decode()
     for pid in site.server.group():
         for file in ("cmdline", "comm", "environ"):
             shown[f"{file} of {pid}"] = Path(f"/proc/{pid}/{file}").read_bytes().decode()

@@ -68,9 +68,13 @@ class LiveServer:
                 found.append(int(stat.parent.name))
         return found
 
-    def get(self, path: str) -> tuple[int, bytes]:
+    def get(self, path: str, **headers: str) -> tuple[int, bytes]:
+        request = urllib.request.Request(
+            self.url + path,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+        )
         try:
-            with urllib.request.urlopen(self.url + path, timeout=60) as reply:
+            with urllib.request.urlopen(request, timeout=60) as reply:
                 return reply.status, reply.read()
         except urllib.error.HTTPError as error:
             with error:
