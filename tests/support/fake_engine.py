@@ -23,6 +23,7 @@ ENGINE_INFO = EngineInfo(
     dtype="float32",
     num_parameters=1000,
     vocab_size=384,
+    hidden_size=4,
     eos_token_ids=(2,),
     max_model_len=256,
     block_size=16,

@@ -50,6 +50,7 @@ INFO = EngineInfo(
     dtype="float32",
     num_parameters=1_234_567,
     vocab_size=320,
+    hidden_size=4,
     eos_token_ids=(0,),
     max_model_len=512,
     block_size=16,
