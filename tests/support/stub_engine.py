@@ -8,6 +8,7 @@ is refused, any other is followed by its successors until max_new_tokens.
 
 import os
 import signal
+import struct
 import sys
 import threading
 import time
@@ -23,6 +24,8 @@ from lorax_serve.ipc.messages import (
     Generate,
     Hello,
     LoadProgress,
+    Pool,
+    PromptPooled,
     RequestFailed,
     StepEvents,
     TokensGenerated,
@@ -87,6 +90,17 @@ def answers(request: Generate) -> list[TokensGenerated | RequestFailed]:
     ]
 
 
+def vector(request: Pool) -> PromptPooled | RequestFailed | None:
+    """What a prompt is answered with: its first id, in both senses; nothing where that is HANG."""
+    first, *_ = request.prompt_token_ids
+    if first == HANG:
+        return None
+    if first == FAIL:
+        return RequestFailed(request.request_id, ErrorCode.ADAPTER_CORRUPT, "No such luck.")
+    stats = PromptStats(num_cached_tokens=0, queue_seconds=0.0)
+    return PromptPooled(request.request_id, struct.pack("<4f", 1.0, 0.0, 0.0, first), stats)
+
+
 def main(behaviour: str) -> int:
     config = msgspec.json.decode(sys.stdin.buffer.readline(), type=EngineConfig)
     if behaviour == CRASHES:
@@ -129,6 +143,8 @@ def _serve(link: EngineLink, *, babbles: bool) -> None:
             elif isinstance(message, Generate):
                 for event in answers(message):
                     link.send(frontend, StepEvents([event]))
+            elif isinstance(message, Pool) and (answer := vector(message)):
+                link.send(frontend, StepEvents([answer]))
 
 
 def _exit_with_frontend() -> None:

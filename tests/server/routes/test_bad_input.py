@@ -493,7 +493,8 @@ async def test_bulk_outside_the_prompt(wire: Wire, bulk: dict[str, Any]) -> None
     [
         ("GET", "/nothing", 404, "not_found"),
         ("GET", "/v1/nothing", 404, "not_found"),
-        ("POST", "/v1/embeddings", 404, "not_found"),
+        ("GET", "/v1/embeddings", 405, "method_not_allowed"),
+        ("GET", "/embed", 405, "method_not_allowed"),
         ("GET", "/generate", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
         ("PUT", "/", 405, "method_not_allowed"),
