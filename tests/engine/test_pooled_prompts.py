@@ -89,6 +89,8 @@ def test_any_traffic_gives_each_request_its_solo_answer_and_one_end(  # type: ig
         harness.step()
         harness.scheduler.check_integrity()
     harness.run_until_idle()
+    sampled = [item.sequence for step in harness.runner.steps for item in step.sampling]
+    assert all(sequence.pooled is None for sequence in sampled)
     assert harness.allocator.num_used == 0
     assert all(slot.num_pins == 0 for slot in adapters.resident.values())
     for name, each in enumerate(requests):
@@ -119,6 +121,42 @@ def _check(harness: Harness, name: str, each: dict[str, Any], *, may_be_cut: boo
         assert isinstance(end, PromptPooled)
         expected = expected_vector(each["prompt"], each["pooling"], each["adapter"])
         assert vector_of(end) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("overlaps", [False, True], ids=["at once", "overlapped"])
+@pytest.mark.parametrize("how", BOTH)
+def test_one_that_is_preempted_halfway_begins_anew(how: Pooling, overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps, num_blocks=8, max_batch_tokens=3, prefix_cache=False)
+    prompt = list(range(24))
+    harness.generate(request("old", [1] * 8, max_new_tokens=14))
+    while not harness.tokens("old"):
+        harness.step()
+    harness.generate(pooling_request("young", prompt, pooling=how))
+    harness.run_until_idle()
+    starts = [
+        item.start
+        for step in harness.runner.steps
+        for item in step.scheduled
+        if item.sequence.pooled is not None
+    ]
+    assert starts.count(0) >= 2
+    assert starts.index(0, 1) > 1, "some of it was computed before"
+    (end,) = harness.terminal_events("young")
+    assert vector_of(end) == pytest.approx(expected_vector(prompt, how), abs=1e-6)
+
+
+@pytest.mark.parametrize("how", BOTH)
+def test_one_whose_vector_is_on_its_way_holds_nobody_up(how: Pooling) -> None:
+    """A generation beside it is in every step, and a newcomer is admitted meanwhile."""
+    harness = Harness(overlaps=True)
+    harness.generate(request("beside", [1, 2], max_new_tokens=12))
+    harness.step()
+    harness.generate(pooling_request("pooled", [3, 4, 5], pooling=how))
+    harness.step()
+    harness.generate(request("newcomer", [6], max_new_tokens=1))
+    harness.step()
+    names = [{item.sequence.id.request_id for item in s.scheduled} for s in harness.runner.steps]
+    assert names == [{"beside"}, {"beside", "pooled"}, {"beside", "newcomer"}]
 
 
 @pytest.mark.parametrize("overlaps", [False, True], ids=["at once", "overlapped"])

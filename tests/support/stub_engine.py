@@ -31,7 +31,7 @@ from lorax_serve.ipc.messages import (
     TokensGenerated,
     protocol_hash,
 )
-from lorax_serve.ipc.types import EngineInfo, ErrorCode, FinishReason, PromptStats
+from lorax_serve.ipc.types import EngineInfo, ErrorCode, FinishReason, Pooling, PromptStats
 
 HANG = 1
 FAIL = 2
@@ -91,14 +91,16 @@ def answers(request: Generate) -> list[TokensGenerated | RequestFailed]:
 
 
 def vector(request: Pool) -> PromptPooled | RequestFailed | None:
-    """What a prompt is answered with: its first id, in both senses; nothing where that is HANG."""
+    """How it was to be pooled and its first id; no answer where that is HANG."""
     first, *_ = request.prompt_token_ids
     if first == HANG:
         return None
     if first == FAIL:
         return RequestFailed(request.request_id, ErrorCode.ADAPTER_CORRUPT, "No such luck.")
     stats = PromptStats(num_cached_tokens=0, queue_seconds=0.0)
-    return PromptPooled(request.request_id, struct.pack("<4f", 1.0, 0.0, 0.0, first), stats)
+    return PromptPooled(
+        request.request_id, struct.pack("<4f", 1, 0, request.pooling is Pooling.MEAN, first), stats
+    )
 
 
 def main(behaviour: str) -> int:

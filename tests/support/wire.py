@@ -1,5 +1,6 @@
 """The HTTP side as a whole over a fake engine: one Service, one running server."""
 
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import processors
 
 from fake_engine import ENGINE_INFO, FakeEngine, Step, Tokens
 from lorax_serve.grammar.compiled import CompiledGrammar, compiled_grammar
@@ -93,6 +96,19 @@ def write_files(folder: Path) -> Path:
         adapter.mkdir(parents=True)
         (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
         (adapter / "adapter_model.safetensors").touch()
+    return folder
+
+
+def files_with_bos(files: Path, folder: Path) -> Path:
+    """The same files with a tokenizer that puts a token before each text."""
+    shutil.copytree(files, folder, dirs_exist_ok=True)
+    path = folder / "model" / "tokenizer.json"
+    tokenizer = RustTokenizer.from_file(str(path))
+    bos = tokenizer.token_to_id("<|endoftext|>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", bos)]
+    )
+    tokenizer.save(str(path))
     return folder
 
 

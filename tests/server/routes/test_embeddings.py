@@ -21,7 +21,7 @@ from lorax_serve.ipc.types import ErrorCode, MergeStrategy, Pooling
 from lorax_serve.server.embedding import MAX_EMBEDDED_AT_ONCE
 from lorax_serve.server.errors import EngineLost, ServeError
 from lorax_serve.server.service import Limits
-from wire import MODEL_ID, Wire, running
+from wire import MODEL_ID, Wire, files_with_bos, running
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
 
@@ -108,6 +108,17 @@ async def test_ids_and_lists(wire: Wire, given: Any, prompts: list[list[int]] | 
     assert [each["embedding"] for each in reply["data"]] == [
         floats(pooled_vector(ids)) for ids in expected
     ]
+
+
+async def test_special_tokens_are_the_tokenizers(wire_files: Path, tmp_path: Path) -> None:
+    async with running(files_with_bos(wire_files, tmp_path)) as wire:
+        body: dict[str, Any] = {"model": "", "input": "hi"}
+        await post(wire, body)
+        await post(wire, {"inputs": "hi"}, "/embed")
+        await post(wire, body | {"add_special_tokens": False, "cache_salt": "mine"})
+        framed, native, bare = (each.prompt_token_ids for each in wire.engine.pooled)
+        assert framed == native == [wire.token(b"<|endoftext|>"), *bare]
+        assert [bool(each.cache_salt) for each in wire.engine.pooled] == [False, False, True]
 
 
 async def test_more_inputs_than_run_at_a_time(wire: Wire) -> None:
