@@ -274,6 +274,27 @@ def test_vectors_of_adapters_equal_peft(variant: str, tmp_path: Path) -> None:
     assert np.abs(far).max() > 1e-2, "the adapter changes nothing"
 
 
+def test_an_adapter_trained_without_the_head_equals_peft(tmp_path: Path) -> None:
+    """On AutoModel, as is usual for embeddings: its names lack `model.`."""
+    build_tiny_model("qwen3", tmp_path / "model")
+    fresh = build_tiny_model("qwen3", tmp_path / "base")
+    oracle = build_adapter(
+        tmp_path / "a", fresh.model, targets=["q_proj", "down_proj"], task_type="FEATURE_EXTRACTION"
+    )
+    texts = prompts(2, seed=34, low=20)
+    asked = [
+        pooling(f"{how.value}{i}", text, pooling=how, adapter=tmp_path / "a")
+        for i, text in enumerate(texts)
+        for how in BOTH
+    ]
+    with LocalEngine(tmp_path / "model", max_batch_tokens=32) as engine:
+        got = engine.generate(*asked)
+    for i, text in enumerate(texts):
+        for how in BOTH:
+            expected = _oracle(oracle, text, how)
+            assert _vector(got[f"{how.value}{i}"]) == pytest.approx(expected, abs=1e-4)
+
+
 def test_company_and_chunks_do_not_show(tmp_path: Path) -> None:
     """On a CPU not in the last bit but one: sums over chunks are as good as exact."""
     build_tiny_model("llama", tmp_path)
