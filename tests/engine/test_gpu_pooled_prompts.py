@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from local_engine import LocalEngine, greedy, pooling_request
 from lorax_serve.ipc.config import AttentionBackendName, Device, DType
 from lorax_serve.ipc.types import Pooling
-from oracles import prompts, reference_tokens
+from oracles import prompts, reference_tokens, reference_vector
 from peft_adapters import build_adapter
 from tiny_models import build_tiny_model
 
@@ -57,15 +56,7 @@ def test_vectors_equal_transformers(
     for answers in (got, again):
         for request in asked:
             how, number, has_adapter = request.request_id.split("-")
-            expected = _oracle(oracles[int(has_adapter)], texts[int(number)], Pooling(how))
+            expected = reference_vector(oracles[int(has_adapter)], texts[int(number)], Pooling(how))
             vector = np.frombuffer(answers[request.request_id].vector, "<f4")
             assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
             assert vector == pytest.approx(expected, abs=TOLERANCES[dtype])
-
-
-def _oracle(model: torch.nn.Module, prompt: list[int], how: Pooling) -> np.ndarray:
-    with torch.inference_mode():
-        output = model(input_ids=torch.tensor([prompt]), output_hidden_states=True)
-    states = output.hidden_states[-1][0].float()
-    pooled = states.mean(0) if how is Pooling.MEAN else states[-1]
-    return torch.nn.functional.normalize(pooled, dim=0).numpy()
