@@ -18,9 +18,9 @@ async def embedding_prompts(service: Service, asked: EmbeddingRequest) -> tuple[
     if len(asked.prompts) > limits.max_embedding_inputs:
         raise ServeError(
             ErrorCode.INVALID_REQUEST,
-            f"`{asked.field}` has {len(asked.prompts)} items; at most"
+            f"`{asked.param}` has {len(asked.prompts)} items; at most"
             f" {limits.max_embedding_inputs} are accepted.",
-            param=asked.field,
+            param=asked.param,
         )
     most = max(limits.max_embedding_tokens, info.max_model_len)
     prompts: list[list[int]] = []
@@ -34,8 +34,8 @@ async def embedding_prompts(service: Service, asked: EmbeddingRequest) -> tuple[
         if num_tokens > most:
             raise ServeError(
                 ErrorCode.INVALID_REQUEST,
-                f"All of `{asked.field}` together has more than {most} tokens.",
-                param=asked.field,
+                f"All of `{asked.param}` together has more than {most} tokens.",
+                param=asked.param,
             )
         prompts.append(ids)
         await asyncio.sleep(0)  # short texts are encoded on the spot, and there may be thousands
@@ -69,5 +69,5 @@ async def _ids(
 
 
 def _of_item(error: ServeError, asked: EmbeddingRequest, number: int) -> ServeError:
-    place = f"`{asked.field}[{number}]`: " if len(asked.prompts) > 1 else ""
-    return ServeError(error.code, place + error.message, param=asked.field)
+    place = f"`{asked.param}[{number}]`: " if len(asked.prompts) > 1 else ""
+    return ServeError(error.code, place + error.message, param=asked.param)

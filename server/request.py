@@ -72,7 +72,7 @@ class AdapterRequest:
 class EmbeddingRequest(AdapterRequest):
     prompts: tuple[Prompt, ...]  # at least one; each becomes a vector
     add_special_tokens: bool = True
-    field: str  # what the API calls them
+    param: str  # what the API calls them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,6 @@ UNSERVED: dict[str, tuple[object, ...]] = {
     "instruction": ("",),
     "messages": (),
     "normalize": (True,),
-    "parameters": ({},),
     "priority": (0,),
     "prompt_template": (),
     "task": (),
@@ -57,7 +56,11 @@ UNSERVED: dict[str, tuple[object, ...]] = {
 }
 
 EMBEDDINGS = ObjectShape(
-    EmbeddingsBody, unserved=UNSERVED, tolerated=("metadata", "user"), large=("input",)
+    EmbeddingsBody,
+    unserved=UNSERVED,
+    tolerated=("metadata", "user"),
+    large=("input",),
+    meant={"parameters": "model"},  # where LoRAX's request names the adapter
 )
 EMBED = ObjectShape(
     EmbedBody,
@@ -82,7 +85,7 @@ def embeddings_request(body: EmbeddingsBody, hidden_size: int) -> EmbeddingReque
         )
     return EmbeddingRequest(
         prompts=listed_prompts("input", body.input),
-        field="input",
+        param="input",
         add_special_tokens=body.add_special_tokens,
         adapter_id=body.model,
         adapter_source=body.adapter_source,
@@ -102,7 +105,7 @@ def parse_embed(raw: bytes) -> tuple[EmbeddingRequest, tuple[str, ...]]:
         merge = parameters.merged_adapters.merge(name)
     asked = EmbeddingRequest(
         prompts=(body.inputs,),
-        field="inputs",
+        param="inputs",
         adapter_id=parameters.adapter_id,
         merge=merge,
         adapter_source=parameters.adapter_source,

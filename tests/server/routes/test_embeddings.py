@@ -226,7 +226,9 @@ async def test_what_is_refused_by_name(wire: Wire, fields: dict[str, Any], says:
 @pytest.mark.parametrize("name", ["truncate_prompt_tokens", "input_type", "task", "parameters"])
 async def test_what_would_make_other_vectors(wire: Wire, name: str) -> None:
     body = {"model": "", "input": "a", name: "x"}
-    assert f"`{name}`" in await refused(wire, body, "unsupported_parameter")
+    message = await refused(wire, body, "unsupported_parameter")
+    assert f"`{name}`" in message
+    assert ("write `model`" in message) == (name == "parameters")
 
 
 async def test_a_prompt_may_fill_the_context(wire: Wire) -> None:
