@@ -27,6 +27,7 @@ class FairQueue:
         self._tenants = VirtualCounters(_MAX_SAVED)
         self._adapters: dict[str, VirtualCounters] = {}  # by tenant
         self._fifos: dict[str, dict[str, _Fifo]] = {}  # by tenant and adapter, none of them empty
+        self._clients: dict[Sequence, tuple[str, str]] = {}  # tenant and adapter, till it is over
         self._resumed: list[Sequence] = []  # preempted ones, by arrival
         self._num_waiting = 0
 
@@ -58,20 +59,21 @@ class FairQueue:
 
     def push(self, sequence: Sequence) -> None:
         """A new sequence arrives."""
-        tenant, adapter = _client(sequence)
+        tenant, adapter = sequence.tenant, _adapter(sequence.adapter)
+        self._clients[sequence] = tenant, adapter
         self._tenants.began(tenant)
         self._adapters.setdefault(tenant, VirtualCounters()).began(adapter)
         self._enqueue(sequence)
 
     def ended(self, sequence: Sequence) -> None:
         """One that was pushed is over, wherever it stood; if it waited, it has been removed."""
-        tenant, adapter = _client(sequence)
+        tenant, adapter = self._clients.pop(sequence)
         self._adapters[tenant].ended(adapter)
         for forgotten in self._tenants.ended(tenant):
             self._adapters.pop(forgotten, None)
 
     def _enqueue(self, sequence: Sequence) -> None:
-        tenant, adapter = _client(sequence)
+        tenant, adapter = self._clients[sequence]
         if tenant not in self._fifos:
             self._tenants.arrive(tenant)
             self._fifos[tenant] = {}
@@ -92,7 +94,7 @@ class FairQueue:
         """A sequence gave its place to another tenant's: it waits for its tenant's next turn, and
         goes before those of the tenant that have not run yet."""
         self._enqueue(sequence)
-        tenant, adapter = _client(sequence)
+        tenant, adapter = self._clients[sequence]
         fifo = self._fifos[tenant][adapter]
         by_arrival = sorted(fifo, key=lambda each: each.arrival)
         fifo.clear()
@@ -104,7 +106,7 @@ class FairQueue:
         if sequence in self._resumed:
             self._resumed.remove(sequence)
             return
-        tenant, adapter = _client(sequence)
+        tenant, adapter = self._clients[sequence]
         fifos = self._fifos[tenant]
         del fifos[adapter][sequence]
         if not fifos[adapter]:
@@ -117,7 +119,7 @@ class FairQueue:
     def admitted(self, sequence: Sequence, num_prompt_tokens: int) -> None:
         """The sequence, removed already, runs: so much of its prompt is computed, if for the first
         time."""
-        tenant, adapter = _client(sequence)
+        tenant, adapter = self._clients[sequence]
         self._tenants.admitted(tenant)
         self._adapters[tenant].admitted(adapter)
         self._charge(sequence, PROMPT_WEIGHT * num_prompt_tokens)
@@ -127,7 +129,7 @@ class FairQueue:
         self._charge(sequence, OUTPUT_WEIGHT * num_tokens)
 
     def _charge(self, sequence: Sequence, amount: int) -> None:
-        tenant, adapter = _client(sequence)
+        tenant, adapter = self._clients[sequence]
         self._tenants.charge(tenant, amount)
         self._adapters[tenant].charge(adapter, amount)
 
@@ -176,14 +178,11 @@ _AdapterEntry = tuple[_Turn, str, _Fifo]
 _TenantEntry = tuple[_Turn, str, list[_AdapterEntry]]
 
 
-def _client(sequence: Sequence) -> tuple[str, str]:
-    """Tenant and adapter: by the folder its files are in, as an adapter may have many names."""
-    return sequence.tenant, _adapter(sequence.adapter)
-
-
 def _adapter(ref: AnyAdapterRef | None) -> str:
+    """What an adapter is here: files, not a name, as one may have many. Another revision or another
+    merge is another adapter, for whoever waits for it must not wait behind this one."""
     if ref is None:
         return ""  # the base model
     if isinstance(ref, MergedAdapters):
-        return "\n".join(part.path for part in ref.parts)
-    return ref.path
+        return ref.revision
+    return f"{ref.path}\n{ref.revision}"

@@ -27,6 +27,7 @@ from lorax_serve.engine.schedule import Rejection, Schedule
 from lorax_serve.engine.sequence import Sequence, SequenceId, SequenceStatus
 from lorax_serve.engine.sequence_blocks import SequenceBlocks
 from lorax_serve.engine.step import ScheduledSequence, Step
+from lorax_serve.engine.step_chunks import StepChunks
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode
 
 # Adapters that are brought to the device before their sequences can run.
@@ -117,12 +118,13 @@ class Scheduler:
     def schedule(self) -> Schedule:
         """Plan one step. Blocks are allocated and adapters pinned for it; the plan may be empty."""
         num_running = len(self._places.running)
-        chunks = self._schedule_running()
+        chunks = StepChunks(self._places, self._max_batch_tokens, self._preempt)
+        chunks.go_on(self._waiting.tenants)
         rejections: list[Rejection] = []
-        num_ending = sum(sequence.ends_with_pending for sequence in self._places.running)
-        if len(chunks) + num_ending == num_running:  # nobody preempted, nobody out of budget
+        if len(self._places.running) == num_running:  # nobody was preempted
             rejections = self._admit_if_possible(chunks)
-        items = [ScheduledSequence.next_of(each, chunk) for each, chunk in chunks.items()]
+        chunks.give_the_rest()
+        items = [ScheduledSequence.next_of(*each) for each in chunks.num_tokens.items()]
         items.sort(key=lambda item: (item.num_tokens > 1, item.adapter_slot))
         return Schedule(Step(tuple(items)), tuple(rejections))
 
@@ -157,28 +159,6 @@ class Scheduler:
 
     # -- running sequences
 
-    def _schedule_running(self) -> dict[Sequence, int]:
-        """Tokens for each running sequence the budget reaches, preempting when blocks are short."""
-        chunks: dict[Sequence, int] = {}
-        budget = self._max_batch_tokens
-        running = self._places.running
-        for sequence in sorted(running, key=lambda s: s.num_tokens - s.num_computed > 1):
-            if sequence.status is not SequenceStatus.RUNNING or sequence.ends_with_pending:
-                continue  # preempted for an earlier one, or done but for its last token
-            num_tokens = min(sequence.num_tokens - sequence.num_computed, budget)
-            if num_tokens == 0:
-                break
-            while not self._places.grow(sequence, sequence.num_computed + num_tokens):
-                victim = running[-1]
-                budget += chunks.pop(victim, 0)
-                self._preempt(victim)
-                if victim is sequence:
-                    break
-            else:
-                chunks[sequence] = num_tokens
-                budget -= num_tokens
-        return chunks
-
     def _preempt(self, sequence: Sequence) -> None:
         self._num_changes += 1
         self._places.preempt(sequence)
@@ -186,16 +166,16 @@ class Scheduler:
 
     # -- waiting sequences
 
-    def _admit_if_possible(self, chunks: dict[Sequence, int]) -> list[Rejection]:
+    def _admit_if_possible(self, chunks: StepChunks) -> list[Rejection]:
         """Leave those that wait alone while nothing has changed for them since the last time."""
         before = self._changes
         if self._places.running and before == self._at_rest:
             return []
-        budget = self._max_batch_tokens - sum(chunks.values())
         # Whether these give places changes with what they were served.
         above = self._places.shares.above_share(self._waiting.tenants)
-        rejections = self._admit(chunks, budget, above)
-        is_at_rest = self._changes == before and budget > 0 and not above
+        rejections = self._admit(chunks, above)
+        budget = chunks.budget
+        is_at_rest = self._changes == before and budget.is_whole and budget.left > 0 and not above
         self._at_rest = before if is_at_rest else None
         return rejections
 
@@ -203,10 +183,8 @@ class Scheduler:
     def _changes(self) -> tuple[int, int]:
         return self._num_changes, self._adapters.num_changes
 
-    def _admit(
-        self, chunks: dict[Sequence, int], budget: int, above: frozenset[str]
-    ) -> list[Rejection]:
-        """Move waiting sequences into `chunks` while budget, places and blocks last.
+    def _admit(self, chunks: StepChunks, above: frozenset[str]) -> list[Rejection]:
+        """Move waiting sequences into the step while budget, places and blocks last.
 
         The adapters of the first ones that have to wait are brought nearer meanwhile. `above` are
         the tenants above their share.
@@ -214,18 +192,22 @@ class Scheduler:
         rejections: list[Rejection] = []
         upcoming: dict[AnyAdapterRef, None] = {}
         parked: list[Sequence] = []
-        has_room = budget > 0 and self._places.num_free > 0
+        budget, givers = chunks.budget, list[Sequence]()
+        has_room = budget.left > 0 and self._places.num_free > 0
         may_run = has_room or bool(above)
         self._adapters.expect(self._waiting.adapters(besides=above) if may_run else ())
-        givers = self._places.shares.givers(chunks) if above else []
+        if above:
+            givers = self._places.shares.givers(chunks.num_tokens)
         for sequence in self._waiting.candidates():
-            has_room = has_room and budget > 0 and self._places.num_free > 0
+            has_room = has_room and budget.left > 0 and self._places.num_free > 0
             if not has_room and len(upcoming) >= _NUM_STAGED:
                 break
             giver = giver_for(sequence.tenant, givers, self._waiting.was_served_less)
             ref = sequence.adapter
             if len(upcoming) >= _NUM_CONSIDERED and not self._is_settled(ref):
                 continue
+            if giver is None and has_room and not budget.most(sequence.tenant):
+                continue  # its tenant's other prompts have had their part of this step
             may_run = (has_room or giver is not None) and ref not in upcoming
             try:
                 admissible = may_run and self._pin_adapter(sequence)
@@ -234,18 +216,14 @@ class Scheduler:
                 self.remove(sequence.id)
                 continue
             if admissible:
-                num_tokens = self._places.begin(sequence, budget) if has_room else 0
-                if num_tokens == 0 and giver is not None:
-                    num_tokens = self._places.begin(sequence, budget, giver, chunks[giver])
-                    if num_tokens:
-                        parked.append(giver)
-                        budget += chunks.pop(giver)
-                        may_go_on = len(parked) < _MAX_PARKED
-                        givers = self._places.shares.givers(chunks) if may_go_on else []
-                if num_tokens:
+                has_begun = has_room and chunks.begin(sequence)
+                if not has_begun and giver is not None and chunks.begin(sequence, giver):
+                    has_begun = True
+                    parked.append(giver)
+                    may_go_on = len(parked) < _MAX_PARKED
+                    givers = self._places.shares.givers(chunks.num_tokens) if may_go_on else []
+                if has_begun:
                     self._began(sequence)
-                    chunks[sequence] = num_tokens
-                    budget -= num_tokens
                     continue
                 self._places.unpin_adapter(sequence)
                 has_room = False  # blocks are short; passing it by would starve long prompts

@@ -42,6 +42,11 @@ def refs(model: Decoder, tmp_path_factory: pytest.TempPathFactory) -> list[Adapt
     return write_adapters(tmp_path_factory.mktemp("adapters"), model, NUM_ADAPTERS)
 
 
+@pytest.fixture(scope="module")
+def many_refs(model: Decoder, tmp_path_factory: pytest.TempPathFactory) -> list[AdapterRef]:
+    return write_adapters(tmp_path_factory.mktemp("many"), model, 101)
+
+
 def engine(model: Decoder, device_slots: int, host_slots: int, **config: object) -> LocalEngine:
     size = adapter_bytes(model)
     return LocalEngine(
@@ -210,3 +215,38 @@ def test_weights_replaced_in_flight_never_mix(model: Decoder, tmp_path: Path) ->
         served.run(lambda: False)
         for name, trip in served.trips.items():
             assert trip.token_ids == expected[int(name.split()[0])], name
+
+
+@pytest.mark.parametrize("num_held", [10, 30])
+@pytest.mark.parametrize("host_slots", [1, 2, 4, 8, 16])
+def test_room_that_is_held_for_some_comes_to_those_who_go_before_them(
+    model: Decoder, many_refs: list[AdapterRef], host_slots: int, num_held: int
+) -> None:
+    """A tenant's adapters fill the host, waiting for the one place on the device; then another
+    tenant comes, whose turn it is, with more adapters than are considered at a time."""
+    refs = many_refs
+    with engine(model, 1, host_slots) as one:
+        one.submit("running", PROMPT, refs[-1], num_tokens=60, tenant="first")
+        while not one.parts.scheduler.num_running:
+            step_loads(one)
+        for index, ref in enumerate(refs[:num_held]):
+            one.submit(f"held {index}", PROMPT[:8], ref, num_tokens=4, tenant="first")
+        for index in range(30):
+            step_loads(one)
+            if index > 10:  # these pass the others by, until the place is reserved
+                one.submit(f"passing {index}", PROMPT[:2], refs[-1], num_tokens=1, tenant="first")
+        assert one.parts.scheduler.num_running
+        for index, ref in enumerate(refs[num_held : num_held + 70]):
+            one.submit(f"late {index}", PROMPT[:8], ref, num_tokens=4, tenant="second")
+        num_idle = 0
+        while num_open(one):
+            num_idle = 0 if step_loads(one) else num_idle + 1
+            assert num_idle < 10, "everybody waits for somebody else"
+        one.parts.exchange.check_integrity()
+        assert one.parts.exchange.store.pinned_bytes == 0
+
+
+def step_loads(one: LocalEngine) -> bool:
+    was_busy = one.step()
+    finish_loads(one)
+    return was_busy

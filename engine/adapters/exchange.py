@@ -116,8 +116,9 @@ class AdapterExchange:
         return self._num_news + self.pool.num_changes
 
     def is_settled(self, ref: AnyAdapterRef) -> bool:
-        """Whether the adapter is on the device, or could not be loaded."""
-        return ref in self._failed or self._resident(ref) is not None
+        """Whether the adapter is on the device, or is to have a place there, or failed to load."""
+        is_awaited = self.pool.has_reserved(self._digests.get(ref))
+        return is_awaited or ref in self._failed or self._resident(ref) is not None
 
     def prefetch(self, ref: AnyAdapterRef) -> None:
         """A request for the adapter has come: start loading it, unless it is on host or device."""
@@ -130,11 +131,10 @@ class AdapterExchange:
         self._expected = frozenset(map(self._digests.get, refs))
 
     def stage(self, refs: Sequence[AnyAdapterRef]) -> None:
-        """These are needed next, in this order: bring them as near as goes without harm.
-
-        None is evicted for a later one, and nothing leaves the device that is pinned.
-        """
-        self._loader.prefer(refs)
+        """These are needed next, in this order: bring them as near as goes without harm. None is
+        evicted for a later one, and nothing leaves the device that is pinned."""
+        if not self._loader.prefer(refs):
+            self._pins.unstage_others(refs)
         self.store.keep({slab.digest for ref in refs if (slab := self._on_host(ref)) is not None})
         kept = set(self._expected)
         num_ahead = self.num_arriving

@@ -131,9 +131,14 @@ class AdapterLoader:
         if ref in self._packing:
             self._packing[ref] = (self._packing[ref][0], False)
 
-    def prefer(self, refs: Sequence[AnyAdapterRef]) -> None:
-        """Start with these, in this order, until the next call."""
+    def prefer(self, refs: Sequence[AnyAdapterRef]) -> bool:
+        """Start with these, in this order, until the next call.
+
+        False where they have to wait until something leaves the host.
+        """
         self._preferred = refs
+        is_full = bool(self._waiting)
+        return not (is_full and any(ref in self._waiting or ref in self._queued for ref in refs))
 
     def poll(self) -> list[Load | FailedLoad]:
         """Take over what threads have finished, and give them more to do. Never blocks."""

@@ -1,5 +1,7 @@
 """What is pinned for those that wait for adapters: slabs on the host and slots on the device."""
 
+from collections.abc import Collection
+
 from lorax_serve.engine.adapters.device_pool import AdapterPool, AdapterSlot
 from lorax_serve.engine.adapters.host_store import HostSlab, HostStore
 from lorax_serve.ipc.types import AnyAdapterRef
@@ -32,6 +34,13 @@ class WaiterPins:
     def unstage(self, ref: AnyAdapterRef) -> None:
         if ref in self._staged:
             self._store.unpin(self._staged.pop(ref))
+
+    def unstage_others(self, refs: Collection[AnyAdapterRef]) -> None:
+        """Those that wait for other adapters than these have to take their chances on the host, but
+        for whom a place on the device is reserved: nobody else is given that."""
+        for ref in self._staged.keys() - set(refs):
+            if not self._pool.has_reserved(self._staged[ref].digest):
+                self.unstage(ref)
 
     def is_promised(self, ref: AnyAdapterRef) -> bool:
         return ref in self._promised

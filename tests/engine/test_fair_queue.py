@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,13 @@ from hypothesis import strategies as st
 from lorax_serve.engine import fair_queue, virtual_counters
 from lorax_serve.engine.fair_queue import OUTPUT_WEIGHT, PROMPT_WEIGHT, FairQueue
 from lorax_serve.engine.sequence import Sequence, SequenceId
-from lorax_serve.ipc.types import AdapterRef, RequestId, SamplingParams, StopConditions
+from lorax_serve.ipc.types import (
+    AdapterRef,
+    MergedAdapters,
+    RequestId,
+    SamplingParams,
+    StopConditions,
+)
 
 
 class Arrivals:
@@ -357,6 +364,20 @@ def test_who_is_served_while_others_stand_aside_is_not_passed_for_it(num_served:
         queue.ended(served[-1])
         assert len(served) < 500
     assert set(aside) < set(served)
+
+
+def test_nobody_waits_behind_another_version_or_another_merge_of_the_same_files() -> None:
+    """Their loads wait for each other's room, or for minutes of pruning."""
+    old, new = (AdapterRef("a", "/a", revision, is_writable=True) for revision in "12")
+    other = AdapterRef("b", "/b", "1")
+    merges = [MergedAdapters((old, other), weights) for weights in ((1.0, 1.0), (1.0, 0.5))]
+    queue, arrive = FairQueue(), Arrivals()
+    waiting = []
+    for ref in (old, new, *merges, msgspec.structs.replace(new, name="c")):
+        waiting.append(arrive())
+        waiting[-1].adapter = ref
+        queue.push(waiting[-1])
+    assert list(queue.candidates()) == waiting[:4], "a name is no version"
 
 
 def test_clients_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

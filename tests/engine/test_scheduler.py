@@ -36,6 +36,29 @@ def test_a_long_prompt_is_computed_in_chunks_beside_decodes(overlaps: bool) -> N
     assert len(mixed) >= 40 // 8
 
 
+def test_long_prompts_of_one_tenant_do_not_keep_anothers_short_one_waiting(overlaps: bool) -> None:
+    harness = Harness(overlaps=overlaps, max_batch_tokens=64, num_blocks=500)
+    for index in range(4):
+        prompt = [index] * 300
+        harness.generate(request(f"long {index}", prompt, max_new_tokens=1, tenant="long"))
+    harness.step()
+    harness.generate(request("short", [1, 2, 3, 4, 5], max_new_tokens=1, tenant="short"))
+    first = len(harness.runner.steps)
+    harness.run_until_idle()
+    steps = harness.runner.steps
+    ends = {
+        item.sequence.id.request_id: number
+        for number, step in enumerate(steps)
+        for item in step.sampling
+    }
+    assert ends["short"] <= first + overlaps
+    assert [ends[f"long {index}"] for index in range(4)] == sorted(
+        ends[f"long {index}"] for index in range(4)
+    )
+    assert all(step.num_tokens == 64 for step in steps[: 1200 // 64]), "nothing is left unused"
+    assert ends["long 0"] <= 1 + 300 // 48, "the oldest is given what is not shared"
+
+
 def test_the_first_token_says_how_much_of_the_prompt_was_cached(overlaps: bool) -> None:
     harness = Harness(overlaps=overlaps)
     harness.generate(request("first", PROMPT))

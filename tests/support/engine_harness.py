@@ -251,6 +251,7 @@ def request(
     *,
     max_new_tokens: int = 4,
     adapter: str | None = None,
+    tenant: str = "",
     **stop: object,
 ) -> Generate:
     return Generate(
@@ -259,6 +260,7 @@ def request(
         sampling=SamplingParams(),
         stop=StopConditions(max_new_tokens=max_new_tokens, **stop),
         adapter=None if adapter is None else adapter_ref(adapter),
+        tenant=tenant,
     )
 
 
