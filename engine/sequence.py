@@ -87,9 +87,7 @@ class Sequence:
 
     @property
     def ends_with_pending(self) -> bool:
-        """Whether what is in flight is the last there is to compute, whatever comes of it."""
-        if self.pooled is not None:
-            return self.num_computed == self.num_prompt_tokens
+        """Whether the tokens in flight are the last ones allowed, whatever they are."""
         return len(self.output_token_ids) + self.num_pending >= self.stop.max_new_tokens
 
     @property
