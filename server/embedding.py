@@ -35,7 +35,7 @@ class AcceptedEmbeddings:
         return sum(map(len, self.prompts))
 
 
-async def embed(engine: Engine, accepted: AcceptedEmbeddings) -> tuple[PromptPooled, ...]:
+async def pooled_prompts(engine: Engine, accepted: AcceptedEmbeddings) -> tuple[PromptPooled, ...]:
     """The vectors of all prompts, in their order.
 
     Raises ServeError for the first that fails; then, or cancelled, it aborts the others.

@@ -1,5 +1,6 @@
 """POST /v1/embeddings, which is OpenAI's, and POST /embed, which is LoRAX's."""
 
+import asyncio
 import struct
 import time
 from base64 import b64encode
@@ -12,8 +13,7 @@ from aiohttp import web
 from lorax_serve.ipc.messages import PromptPooled
 from lorax_serve.server.adapter_token import with_adapter_token
 from lorax_serve.server.asked_adapter import note_failure
-from lorax_serve.server.embedding import AcceptedEmbeddings
-from lorax_serve.server.embedding import embed as embedded
+from lorax_serve.server.embedding import AcceptedEmbeddings, pooled_prompts
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.http_body import read_json
 from lorax_serve.server.keys import ADMISSION, SERVICE
@@ -74,7 +74,7 @@ async def _answer(request: web.Request, asked: EmbeddingRequest, ignored: Iterab
     async with admission.accept_embeddings(with_adapter_token(asked, request)) as accepted:
         accepted_at = time.monotonic()
         try:
-            vectors = await embedded(service.engine, accepted)
+            vectors = await pooled_prompts(service.engine, accepted)
         except ServeError as error:
             adapter = accepted.adapter
             note_failure(service, adapter.adapters, adapter.records, error.code)
@@ -95,6 +95,7 @@ async def _filled(
         shown = b64encode(each.vector).decode() if as_base64 else _floats(each.vector)
         item = msgspec.json.encode(Embedding(index=index, embedding=shown))
         yield b"," + item if index else item
+        await asyncio.sleep(0)  # a client that reads fast would never let go of the loop
     yield b"]" + tail
 
 
