@@ -177,6 +177,7 @@ def _info(
         dtype=str(kv_cache.dtype).removeprefix("torch."),
         num_parameters=model.num_parameters,
         vocab_size=model.config.vocab_size,
+        hidden_size=model.config.hidden_size,
         eos_token_ids=eos_token_ids,
         max_model_len=execution.plan.max_model_len,
         block_size=kv_cache.block_size,

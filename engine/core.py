@@ -29,6 +29,7 @@ from lorax_serve.ipc.messages import (
     EngineReady,
     Generate,
     Hello,
+    Pool,
     ToEngine,
     ToFrontend,
 )
@@ -149,10 +150,10 @@ class EngineCore:
                 self._desk.abort(SequenceId(frontend, request_id))
             case AdapterCommand():
                 self._desk.take(frontend, message)
-            case Generate():
+            case Generate() | Pool():
                 self._add(frontend, message)
 
-    def _add(self, frontend: bytes, request: Generate) -> None:
+    def _add(self, frontend: bytes, request: Generate | Pool) -> None:
         sequence_id = SequenceId(frontend, request.request_id)
         if sequence_id in self._scheduler:
             log.error("duplicate_request_id", request_id=request.request_id)
@@ -162,7 +163,8 @@ class EngineCore:
         except RequestError as error:
             self._outbox.failed(sequence_id, error)
             return
-        leader = None if request.after is None else SequenceId(frontend, request.after)
+        after = request.after if isinstance(request, Generate) else None
+        leader = None if after is None else SequenceId(frontend, after)
         self._scheduler.add(sequence, after=leader)
 
     def _run(self, step: Step) -> None:
@@ -209,7 +211,7 @@ class EngineCore:
             self._apply(sampled.step, output)
 
     def _apply(self, step: Step, output: StepOutput) -> None:
-        """Append the step's tokens to its sequences and end those that are done."""
+        """Give the step's tokens and sums to its sequences, and end those that are done."""
         # One may have ended while this step was in flight.
         going_on = [
             (index, item.sequence)
@@ -221,7 +223,9 @@ class EngineCore:
             if not output.finite[index]:
                 self._fail(sequence, "The model gave no usable probabilities.")
         self._tell_prompt_logprobs(step, output)
+        self._add_sums(step, output)
         self._scheduler.finished(step)
+        self._tell_pooled(step)
         for index, sequence in going_on:
             if not sequence.is_finished:
                 self._append(sequence, index, output)
@@ -239,6 +243,25 @@ class EngineCore:
             sequence.num_scored += len(unknown)
             if unknown:
                 self._outbox.prompt_logprobs(sequence, unknown)
+
+    def _add_sums(self, step: Step, output: StepOutput) -> None:
+        for item, total in zip(step.pooling, output.sums, strict=True):
+            sequence, pooled = item.sequence, item.sequence.pooled
+            if sequence.is_finished or pooled is None:
+                continue
+            if total is None:
+                self._fail(sequence, "The model gave no usable hidden states.")
+                continue
+            num_tokens = item.start + item.num_tokens
+            pooled.add(total, first=num_tokens - item.num_pooled, num_rows=item.num_pooled)
+
+    def _tell_pooled(self, step: Step) -> None:
+        for item in step.pooling:
+            sequence, pooled = item.sequence, item.sequence.pooled
+            is_whole = item.start + item.num_tokens == sequence.num_prompt_tokens
+            if pooled is not None and is_whole and not sequence.is_finished:
+                self._outbox.pooled(sequence, pooled.vector())
+                self._scheduler.remove(sequence.id)
 
     def _append(self, sequence: Sequence, index: int, output: StepOutput) -> None:
         token_id = output.token_ids[index]

@@ -1,15 +1,25 @@
-"""Turns a Generate message into a Sequence, or refuses it. The one boundary between the two."""
+"""Turns a Generate or a Pool message into a Sequence, or refuses it: the boundary between them."""
 
 import itertools
 import time
 from typing import Protocol
 
 from lorax_serve.engine.errors import RequestError
+from lorax_serve.engine.pooled_prompt import PooledPrompt
 from lorax_serve.engine.sequence import Sequence, SequenceId
 from lorax_serve.grammar.errors import GrammarError
 from lorax_serve.grammar.guide import Guide
-from lorax_serve.ipc.messages import Generate
-from lorax_serve.ipc.types import EngineInfo, ErrorCode, GrammarKind, GrammarSpec
+from lorax_serve.ipc.messages import Generate, Pool
+from lorax_serve.ipc.types import (
+    EngineInfo,
+    ErrorCode,
+    GrammarKind,
+    GrammarSpec,
+    SamplingParams,
+    StopConditions,
+)
+
+_NOTHING_NEW = StopConditions(max_new_tokens=1)  # of a prompt that is pooled none is ever sampled
 
 
 class GuideSource(Protocol):
@@ -30,16 +40,25 @@ class Intake:
         self._eos_token_ids = frozenset(info.eos_token_ids)
         self._arrivals = itertools.count()
 
-    def sequence(self, sequence_id: SequenceId, request: Generate, num_waiting: int) -> Sequence:
+    def sequence(
+        self, sequence_id: SequenceId, request: Generate | Pool, num_waiting: int
+    ) -> Sequence:
         """Raises RequestError."""
         if num_waiting >= self._max_queued:
             raise RequestError(ErrorCode.QUEUE_FULL, "The engine's queue is full.")
-        self._check_tokens(request)
+        if isinstance(request, Pool):
+            return self._pooling(sequence_id, request)
+        return self._generating(sequence_id, request)
+
+    def _generating(self, sequence_id: SequenceId, request: Generate) -> Sequence:
+        ids, num_new = request.prompt_token_ids, request.stop.max_new_tokens
+        self._check_ids(ids, *(token for token, _ in request.sampling.logit_bias))
+        self._check_length(len(ids) + num_new, f"{len(ids)} prompt tokens plus {num_new} new ones")
         return Sequence(
             id=sequence_id,
             arrival=next(self._arrivals),
             arrival_time=time.monotonic(),
-            prompt_token_ids=request.prompt_token_ids,
+            prompt_token_ids=ids,
             sampling=request.sampling,
             stop=request.stop,
             eos_token_ids=self._eos_token_ids,
@@ -50,21 +69,37 @@ class Intake:
             num_prompt_logprobs=request.num_prompt_logprobs,
         )
 
-    def _check_tokens(self, request: Generate) -> None:
+    def _pooling(self, sequence_id: SequenceId, request: Pool) -> Sequence:
         ids = request.prompt_token_ids
-        if not ids:
+        self._check_ids(ids)
+        self._check_length(len(ids), f"{len(ids)} prompt tokens")
+        return Sequence(
+            id=sequence_id,
+            arrival=next(self._arrivals),
+            arrival_time=time.monotonic(),
+            prompt_token_ids=ids,
+            sampling=SamplingParams(),
+            stop=_NOTHING_NEW,
+            eos_token_ids=self._eos_token_ids,
+            adapter=request.adapter,
+            cache_salt=request.cache_salt,
+            tenant=request.tenant,
+            pooled=PooledPrompt(request.pooling),
+        )
+
+    def _check_ids(self, prompt: list[int], *named: int) -> None:
+        if not prompt:
             raise RequestError(ErrorCode.INVALID_REQUEST, "The prompt has no tokens.")
-        biased = [token for token, _ in request.sampling.logit_bias]
-        if max(itertools.chain(ids, biased)) >= self._info.vocab_size:
+        if max(itertools.chain(prompt, named)) >= self._info.vocab_size:
             raise RequestError(
                 ErrorCode.INVALID_REQUEST, f"A token id is not below {self._info.vocab_size}."
             )
-        total = len(ids) + request.stop.max_new_tokens
-        if total > self._info.max_model_len:
+
+    def _check_length(self, num_tokens: int, what: str) -> None:
+        if num_tokens > self._info.max_model_len:
             raise RequestError(
                 ErrorCode.CONTEXT_LENGTH_EXCEEDED,
-                f"{len(ids)} prompt tokens plus {request.stop.max_new_tokens} new ones exceed "
-                f"the limit of {self._info.max_model_len}.",
+                f"{what} exceed the limit of {self._info.max_model_len}.",
             )
 
     def _guide(self, grammar: GrammarSpec) -> Guide:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from lorax_serve.engine.errors import RequestError
 from lorax_serve.engine.sequence import Sequence, SequenceId
 from lorax_serve.ipc.messages import (
+    PromptPooled,
     RequestEvent,
     RequestFailed,
     StepEvents,
@@ -42,6 +43,10 @@ class Outbox:
         event = TokensGenerated(sequence.id.request_id, [], prompt_logprobs=list(entries))
         self._events.setdefault(sequence.id.frontend, []).append(event)
 
+    def pooled(self, sequence: Sequence, vector: bytes) -> None:
+        event = PromptPooled(sequence.id.request_id, vector, _prompt_stats(sequence))
+        self._events.setdefault(sequence.id.frontend, []).append(event)
+
     def failed(self, sequence_id: SequenceId, error: RequestError) -> None:
         event = RequestFailed(sequence_id.request_id, error.code, error.message)
         self._events.setdefault(sequence_id.frontend, []).append(event)
@@ -58,7 +63,7 @@ class Outbox:
 
 
 def _prompt_stats(sequence: Sequence) -> PromptStats:
-    assert sequence.first_scheduled_time is not None, "a token before the first forward"
+    assert sequence.first_scheduled_time is not None, "an answer before the first forward"
     return PromptStats(
         num_cached_tokens=sequence.num_cached_tokens,
         queue_seconds=sequence.first_scheduled_time - sequence.arrival_time,

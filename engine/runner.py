@@ -9,6 +9,7 @@ from lorax_serve.engine.forward_batch import build_forward_batch, row_segments, 
 from lorax_serve.engine.kv_cache import KVCache
 from lorax_serve.engine.models.decoder import Decoder
 from lorax_serve.engine.prompt_scores import PromptScores, score_prompts
+from lorax_serve.engine.prompt_sums import read_sums, sum_prompts
 from lorax_serve.engine.sampling.prompt_logprobs import read_scores
 from lorax_serve.engine.sampling.sampler import sample
 from lorax_serve.engine.sampling_rows import mask_rows, sampling_rows
@@ -48,7 +49,7 @@ class Runner:
         logits = self._logits(hidden.index_select(0, batch.sampled_rows), sampled_segments(step))
         vocab_size = self._model.config.vocab_size
         scores = score_prompts(step, hidden, vocab_size=vocab_size, logits_of=self._logits)
-        return ComputedStep(step, logits, scores)
+        return ComputedStep(step, logits, scores, sum_prompts(step, hidden))
 
     def _logits(self, hidden: torch.Tensor, segments: Segments) -> torch.Tensor:
         """[N, E] -> [N, vocab]."""
@@ -62,6 +63,7 @@ class ComputedStep:
     step: Step
     logits: torch.Tensor  # [N, vocab]
     scores: PromptScores
+    sums: torch.Tensor | None  # [P, E] float64
 
     @torch.inference_mode()
     def sample(self) -> "PickedStep":
@@ -69,7 +71,13 @@ class ComputedStep:
         mask = mask_rows(items, self.logits.shape[-1])
         sampled = sample(self.logits, sampling_rows(items), mask)
         prompt_logprobs = tuple(map(read_scores, self.scores))
-        output = StepOutput(sampled.token_ids, sampled.logprobs, sampled.finite, prompt_logprobs)
+        output = StepOutput(
+            sampled.token_ids,
+            sampled.logprobs,
+            sampled.finite,
+            prompt_logprobs,
+            read_sums(self.sums),
+        )
         return PickedStep(self.step, output)
 
 

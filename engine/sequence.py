@@ -1,4 +1,4 @@
-"""One generation in the engine: its token ids and how far it has come.
+"""One request in the engine: its token ids and how far it has come.
 
 Knows no tensors, no sockets and no text.
 """
@@ -7,6 +7,7 @@ import enum
 from dataclasses import dataclass, field
 
 from lorax_serve.engine.adapters.device_pool import AdapterSlot
+from lorax_serve.engine.pooled_prompt import PooledPrompt
 from lorax_serve.grammar.guide import Guide
 from lorax_serve.ipc.types import (
     AnyAdapterRef,
@@ -51,6 +52,7 @@ class Sequence:
     cache_salt: str = ""
     tenant: str = ""
     num_prompt_logprobs: int | None = None  # see Generate
+    pooled: PooledPrompt | None = None  # what becomes of the prompt where nothing is generated
     num_scored: int = 0  # prompt tokens whose logprobs were told, those from position 1 on
     output_token_ids: list[int] = field(default_factory=list)
     num_pending: int = 0  # tokens being sampled by steps in flight, after those of the output
@@ -94,8 +96,13 @@ class Sequence:
 
     @property
     def is_scoring(self) -> bool:
-        """Whether logprobs of the prompt are still to be told: all of it has to be computed."""
+        """Whether logprobs of the prompt are still to be told."""
         return self.num_prompt_logprobs is not None and self.num_scored < self.num_prompt_tokens - 1
+
+    @property
+    def needs_every_row(self) -> bool:
+        """Whether all of the prompt has to be computed, whatever is in the prefix cache."""
+        return self.is_scoring or (self.pooled is not None and self.pooled.needs_every_row)
 
     def tokens(self, start: int, stop: int) -> tuple[int, ...]:
         """The ids at positions start..stop-1, prompt and output alike; PENDING_TOKEN for those that

@@ -31,9 +31,9 @@ class SequenceBlocks:
 
     def adopt_prefix(self, sequence: Sequence) -> None:
         """Start from the longest cached prefix. At least one token is left to compute, and all of
-        a prompt whose logprobs are wanted."""
+        a prompt of which every row is needed."""
         assert not sequence.block_table and sequence.num_computed == 0
-        if not self._prefix_cache or sequence.is_scoring:
+        if not self._prefix_cache or sequence.needs_every_row:
             return
         for index in range((sequence.num_tokens - 1) // self.block_size):
             block = self.allocator.acquire(self._key(sequence, index))

@@ -6,6 +6,7 @@ Made by the scheduler, run by the runner, thrown away. Nothing in it is filled i
 from dataclasses import dataclass
 from functools import cached_property
 
+from lorax_serve.engine.pooled_prompt import RowSum
 from lorax_serve.engine.sequence import Sequence
 from lorax_serve.ipc.types import TokenLogprob
 
@@ -22,12 +23,15 @@ class ScheduledSequence:
     block_table: tuple[int, ...]  # KV blocks of the sequence, covering start + num_tokens
     adapter_slot: int  # kernels.lora.BASE_SLOT for the base model
     samples: bool  # the last of these tokens is the newest known one: pick its successor
+    num_pooled: int = 0  # of the last of these tokens, the sum of the final hidden states is wanted
     num_scored: int = 0  # of the first of these tokens, the logprobs of their successors are wanted
 
     @classmethod
     def next_of(cls, sequence: Sequence, num_tokens: int) -> "ScheduledSequence":
         """The first `num_tokens` of the sequence that are not computed yet."""
         start = sequence.num_computed
+        is_last = start + num_tokens == sequence.num_tokens
+        pooled = sequence.pooled
         num_unscored = sequence.num_prompt_tokens - 1 - start if sequence.is_scoring else 0
         return cls(
             sequence=sequence,
@@ -35,7 +39,8 @@ class ScheduledSequence:
             token_ids=sequence.tokens(start, start + num_tokens),
             block_table=tuple(sequence.block_table),
             adapter_slot=sequence.adapter_slot,
-            samples=start + num_tokens == sequence.num_tokens,
+            samples=is_last and pooled is None,
+            num_pooled=0 if pooled is None else pooled.num_wanted(num_tokens, is_last=is_last),
             num_scored=min(max(num_unscored, 0), num_tokens),
         )
 
@@ -73,13 +78,20 @@ class Step:
         """Those of which logprobs of prompt tokens are wanted."""
         return tuple(item for item in self.scheduled if item.num_scored)
 
+    @cached_property
+    def pooling(self) -> tuple[ScheduledSequence, ...]:
+        """Those of which hidden states are wanted."""
+        return tuple(item for item in self.scheduled if item.num_pooled)
+
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """One entry per `Step.sampling`, in its order; of prompt logprobs one per `Step.scoring`."""
+    """One entry per `Step.sampling`, in its order; of prompt logprobs one per `Step.scoring`, of
+    sums one per `Step.pooling`."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob | None, ...]  # None where the request asked for none
     finite: tuple[bool, ...]  # False: the row's logits held NaN, or nothing was allowed
     # Of each one's `scored_token_ids`; None: some of the logits held NaN or were all -inf.
     prompt_logprobs: tuple[tuple[TokenLogprob, ...] | None, ...] = ()
+    sums: tuple[RowSum | None, ...] = ()  # of the rows that are pooled; None: some were not finite

@@ -1,10 +1,11 @@
 """Everything that crosses the engine socket. Reading this file is reading the protocol.
 
-Frontend to engine: Hello, Generate, AdapterCommand, Abort.   Engine to frontend: LoadProgress,
-EngineReady, EngineFailed, StepEvents, AdapterReply, RequestFailed. Every Generate is answered by
-exactly one terminal event: TokensGenerated with a finish reason, or RequestFailed. Every
-AdapterCommand is answered by exactly one message: AdapterReply or RequestFailed. After an Abort of
-either the engine says nothing more about it.
+Frontend to engine: Hello, Generate, Pool, AdapterCommand, Abort.   Engine to frontend:
+LoadProgress, EngineReady, EngineFailed, StepEvents, AdapterReply, RequestFailed. Every Generate is
+answered by exactly one terminal event: TokensGenerated with a finish reason, or RequestFailed;
+every Pool by exactly one event: PromptPooled or RequestFailed. Every AdapterCommand is answered by
+exactly one message: AdapterReply or RequestFailed. After an Abort of any the engine says nothing
+more about it.
 """
 
 import enum
@@ -22,6 +23,7 @@ from lorax_serve.ipc.types import (
     ErrorCode,
     FinishReason,
     GrammarSpec,
+    Pooling,
     PromptStats,
     RequestId,
     SamplingParams,
@@ -49,6 +51,17 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     # prompt is computed, and takes it from the prefix cache.
     after: RequestId | None = None
     tenant: str = ""  # whom the tokens are counted against when places are few; "": one for all
+
+
+class Pool(Struct, frozen=True, tag="pool", forbid_unknown_fields=True):
+    """Compute a prompt and make one vector of its final hidden states; nothing is generated."""
+
+    request_id: RequestId
+    prompt_token_ids: list[TokenId]
+    pooling: Pooling
+    adapter: AnyAdapterRef | None = None  # None: the base model
+    cache_salt: str = ""  # as in Generate
+    tenant: str = ""  # as in Generate
 
 
 class AdapterAction(enum.Enum):
@@ -103,6 +116,14 @@ class TokensGenerated(Struct, frozen=True, tag="tokens", forbid_unknown_fields=T
     prompt_logprobs: list[TokenLogprob] | None = None
 
 
+class PromptPooled(Struct, frozen=True, tag="pooled", forbid_unknown_fields=True):
+    """The answer to a Pool."""
+
+    request_id: RequestId
+    vector: bytes  # float32, little-endian, EngineInfo.hidden_size of them; of length 1
+    prompt: PromptStats
+
+
 class RequestFailed(Struct, frozen=True, tag="failed", forbid_unknown_fields=True):
     request_id: RequestId
     code: ErrorCode
@@ -119,13 +140,13 @@ class AdapterReply(Struct, frozen=True, tag="adapter_reply", forbid_unknown_fiel
 class StepEvents(Struct, frozen=True, tag="events", forbid_unknown_fields=True):
     """All that one step has to say to one frontend."""
 
-    events: list[TokensGenerated | RequestFailed]
+    events: list[TokensGenerated | PromptPooled | RequestFailed]
 
 
-ToEngine = Hello | Generate | AdapterCommand | Abort
+ToEngine = Hello | Generate | Pool | AdapterCommand | Abort
 ToFrontend = LoadProgress | EngineReady | EngineFailed | StepEvents | AdapterReply | RequestFailed
 
-RequestEvent = TokensGenerated | RequestFailed
+RequestEvent = TokensGenerated | PromptPooled | RequestFailed
 
 
 def protocol_hash() -> str:

@@ -76,6 +76,13 @@ class StopConditions(Struct, frozen=True, forbid_unknown_fields=True):
     ignore_eos: bool = False
 
 
+class Pooling(enum.Enum):
+    """How a prompt's final hidden states [T, E] become one vector [E]."""
+
+    LAST = "last"  # that of the last token, which alone has seen all others
+    MEAN = "mean"  # of all tokens
+
+
 class GrammarKind(enum.Enum):
     """How `GrammarSpec.payload` is read."""
 
@@ -179,7 +186,7 @@ class TokenLogprob(Struct, frozen=True, array_like=True):
 
 
 class PromptStats(Struct, frozen=True, forbid_unknown_fields=True):
-    """Sent once, with a request's first token."""
+    """Sent once, with a request's first token or its vector."""
 
     num_cached_tokens: int  # prompt tokens whose keys and values came from the prefix cache
     queue_seconds: float  # from arrival at the engine to the first forward
@@ -193,6 +200,7 @@ class EngineInfo(Struct, frozen=True, forbid_unknown_fields=True):
     dtype: str
     num_parameters: int
     vocab_size: int
+    hidden_size: int  # numbers of a pooled vector
     eos_token_ids: tuple[int, ...]
     max_model_len: int  # prompt plus output tokens of one request
     block_size: int  # tokens per KV block

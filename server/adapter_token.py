@@ -7,19 +7,21 @@ the operator says that it holds such tokens.
 
 import re
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from aiohttp import web
 
 from lorax_serve.server.bearer import bearer
 from lorax_serve.server.keys import SERVICE
-from lorax_serve.server.request import GenerationRequest
+from lorax_serve.server.request import AdapterRequest
+
+Asked = TypeVar("Asked", bound=AdapterRequest)
 
 _HEADER: Final = "X-Adapter-Token"
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,4096}")
 
 
-def with_adapter_token(asked: GenerationRequest, request: web.Request) -> GenerationRequest:
+def with_adapter_token(asked: Asked, request: web.Request) -> Asked:
     """`asked` with the headers' token, where the body has none."""
     return replace(asked, adapter_token=adapter_token(request, asked.adapter_token))
 

@@ -23,9 +23,11 @@ from lorax_serve.ipc.types import (
 from lorax_serve.server.adapter_records import AdapterRecord
 from lorax_serve.server.adapter_resolver import ResolvedAdapter
 from lorax_serve.server.asked_adapter import AskedAdapter, held_adapter, renewed
+from lorax_serve.server.embedding import MAX_EMBEDDED_AT_ONCE, AcceptedEmbeddings
+from lorax_serve.server.embedding_prompts import embedding_prompts
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.places import Place, Places
-from lorax_serve.server.request import Constraint, GenerationRequest, Prompt
+from lorax_serve.server.request import Constraint, EmbeddingRequest, GenerationRequest, Prompt
 from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.structured_output import ConstraintCompiler
 from lorax_serve.server.tenants import Tenants
@@ -88,6 +90,28 @@ class Admission:
             self._accepted(asked, place) as accepted,
         ):
             yield accepted
+
+    @asynccontextmanager
+    async def accept_embeddings(self, asked: EmbeddingRequest) -> AsyncIterator[AcceptedEmbeddings]:
+        """The same for prompts that become vectors. They are computed some at a time, and only so
+        many have a place.
+        """
+        limits = self._service.limits
+        num_at_once = min(len(asked.prompts), MAX_EMBEDDED_AT_ONCE, limits.max_concurrent_requests)
+        async with self._places.take(num_at_once) as place:
+            prompts = await embedding_prompts(self._service, asked)
+            async with held_adapter(self._service, asked, place) as adapter:
+                token = asked.adapter_token
+                yield AcceptedEmbeddings(
+                    prompts=prompts,
+                    num_at_once=num_at_once,
+                    num_prompt_characters=_num_characters(asked.prompts),
+                    pooling=self._service.embedding_pooling,
+                    adapter=adapter,
+                    cache_salt=self._tenants.prefix_salt(token, asked.cache_salt),
+                    tenant=self._tenants.name(token, is_proven=adapter.opened_by_token),
+                    renew=functools.partial(renewed, self._service, asked, adapter.adapters),
+                )
 
     def _check_number(self, num_answers: int) -> None:
         limits = self._service.limits
@@ -196,7 +220,6 @@ def _accepted(
     warnings: tuple[str, ...],
     renew: Callable[[Generate], Awaitable[Generate]],
 ) -> Accepted:
-    texts = [each for each in asked.prompts if isinstance(each, str)]
     return Accepted(
         messages=messages,
         num_branches=asked.num_branches,
@@ -204,13 +227,17 @@ def _accepted(
         stop_strings=asked.stop_strings,
         keep_stop_string=asked.keep_stop_string,
         skip_special_tokens=asked.skip_special_tokens,
-        num_prompt_characters=sum(map(len, texts)),
+        num_prompt_characters=_num_characters(asked.prompts),
         adapter_source=adapter.source,
         adapters=adapter.adapters,
         adapter_records=adapter.records,
         grammar_warnings=warnings,
         renew=renew,
     )
+
+
+def _num_characters(prompts: tuple[Prompt, ...]) -> int:
+    return sum(len(each) for each in prompts if isinstance(each, str))
 
 
 def _max_new_tokens(asked: GenerationRequest, num_prompt: int, info: EngineInfo) -> int:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from lorax_serve.ipc.types import AdapterRef, AnyAdapterRef, ErrorCode, MergedAdapters
 from lorax_serve.server.adapter_records import AdapterRecord
-from lorax_serve.server.adapter_resolver import LOCAL, ResolvedAdapter
+from lorax_serve.server.adapter_resolver import LOCAL, ResolvedAdapter, engine_refused
 from lorax_serve.server.errors import ServeError, adapter_not_found
 from lorax_serve.server.places import Place
-from lorax_serve.server.request import GenerationRequest, Merge
+from lorax_serve.server.request import AdapterRequest, Merge
 from lorax_serve.server.service import Service
 
 
@@ -31,7 +31,7 @@ _BASE = AskedAdapter(None, None, (), ())
 
 @asynccontextmanager
 async def held_adapter(
-    service: Service, asked: GenerationRequest, place: Place
+    service: Service, asked: AdapterRequest, place: Place
 ) -> AsyncIterator[AskedAdapter]:
     """May take as long as a download, and has no place meanwhile; the files stay for as long as the
     context is open.
@@ -59,7 +59,7 @@ async def held_adapter(
 
 
 async def renewed(
-    service: Service, asked: GenerationRequest, adapters: Sequence[ResolvedAdapter]
+    service: Service, asked: AdapterRequest, adapters: Sequence[ResolvedAdapter]
 ) -> AnyAdapterRef:
     """What the request names, once more: folders of this machine as they are now, all else as it
     was found. Raises ServeError.
@@ -68,15 +68,13 @@ async def renewed(
     return refs[0] if asked.merge is None else _merged(asked.merge, refs)
 
 
-async def _folder(
-    service: Service, adapter: ResolvedAdapter, asked: GenerationRequest
-) -> AdapterRef:
+async def _folder(service: Service, adapter: ResolvedAdapter, asked: AdapterRequest) -> AdapterRef:
     with await service.resolver.resolve(adapter.ref.name, asked.adapter_source, None) as found:
         return found.ref
 
 
 async def _resolve(
-    service: Service, adapter_id: str, asked: GenerationRequest, place: Place
+    service: Service, adapter_id: str, asked: AdapterRequest, place: Place
 ) -> ResolvedAdapter:
     resolver, source = service.resolver, asked.adapter_source
     try:
@@ -89,6 +87,17 @@ async def _resolve(
                 adapter_id, await service.desk.hints.closest(adapter_id)
             ) from None
         raise
+
+
+def note_failure(
+    service: Service,
+    adapters: Sequence[ResolvedAdapter],
+    records: Sequence[AdapterRecord],
+    code: ErrorCode,
+) -> None:
+    """The engine has failed a request for these."""
+    service.desk.records.failed(records, code)
+    engine_refused(adapters, code)
 
 
 def _merged(merge: Merge, parts: Sequence[AdapterRef]) -> MergedAdapters:

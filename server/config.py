@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from lorax_serve.ipc.config import EngineConfig
+from lorax_serve.ipc.types import Pooling
 from lorax_serve.server.secret import Secret
 
 
@@ -73,6 +74,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     preload: str | None = None  # names of adapters, with commas between them
     pin: str | None = None
     preload_source: str | None = None
+    embedding_pooling: Pooling = Pooling.LAST
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080  # 0: any that is free
     cache_dir: Path = Path("~/.cache/lorax-serve")

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from lorax_serve.ipc.adapter_report import AdapterReport
-from lorax_serve.ipc.messages import AdapterAction, Generate, TokensGenerated
+from lorax_serve.ipc.messages import AdapterAction, Generate, Pool, PromptPooled, TokensGenerated
 from lorax_serve.ipc.types import AdapterRef, EngineInfo
 
 
@@ -24,6 +24,9 @@ class Engine(Protocol):
         Raises ServeError when the request fails and EngineLost when the engine dies. Closing the
         generator before its end aborts the request.
         """
+
+    async def pool(self, request: Pool) -> PromptPooled:
+        """The vector of a prompt. Raises as `generate`; cancelled, it aborts the request."""
 
     async def command(
         self, action: AdapterAction, adapter: AdapterRef | None = None

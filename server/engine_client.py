@@ -6,7 +6,7 @@ Knows messages and request ids, neither processes nor HTTP. Everything runs on o
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import structlog
 
@@ -18,6 +18,8 @@ from lorax_serve.ipc.messages import (
     AdapterCommand,
     AdapterReply,
     Generate,
+    Pool,
+    PromptPooled,
     RequestEvent,
     RequestFailed,
     StepEvents,
@@ -29,7 +31,8 @@ from lorax_serve.server.errors import ServeError
 
 log = structlog.get_logger(__name__)
 
-_Events = asyncio.Queue[TokensGenerated | ServeError]
+_Events = asyncio.Queue[TokensGenerated | PromptPooled | ServeError]
+_Event = TypeVar("_Event", TokensGenerated, PromptPooled)
 
 
 class EngineClient:
@@ -79,12 +82,18 @@ class EngineClient:
         events = self._begin(request)
         try:
             while True:
-                event = await events.get()
-                if isinstance(event, ServeError):
-                    raise event.with_traceback(None)
+                event = await _next(events, TokensGenerated)
                 yield event
                 if event.finish_reason is not None:
                     return
+        finally:
+            self._abandon(request.request_id, events)
+
+    async def pool(self, request: Pool) -> PromptPooled:
+        """Send `request` and wait for its vector. Raises as `generate`; cancelled, it aborts."""
+        events = self._begin(request)
+        try:
+            return await _next(events, PromptPooled)
         finally:
             self._abandon(request.request_id, events)
 
@@ -124,7 +133,7 @@ class EngineClient:
     async def wait_none_open(self) -> None:
         await self._none_open.wait()
 
-    def _begin(self, request: Generate) -> _Events:
+    def _begin(self, request: Generate | Pool) -> _Events:
         if request.request_id in self._open:
             raise ValueError(f"request id {request.request_id!r} is in use")
         self._send(request)
@@ -163,7 +172,7 @@ class EngineClient:
         if isinstance(event, RequestFailed):
             self._end(event.request_id).put_nowait(ServeError(event.code, event.message))
             return
-        if event.finish_reason is not None:
+        if isinstance(event, PromptPooled) or event.finish_reason is not None:
             self._end(event.request_id)
         events.put_nowait(event)
 
@@ -185,3 +194,12 @@ class EngineClient:
             self._link.send(Abort(request_id))
         except LinkError as error:
             log.error("engine_unreachable", reason=str(error))
+
+
+async def _next(events: _Events, kind: type[_Event]) -> _Event:
+    """Raises ServeError where that is what comes."""
+    event = await events.get()
+    if isinstance(event, ServeError):
+        raise event.with_traceback(None)
+    assert isinstance(event, kind), "the engine answered with another kind of event"
+    return event

@@ -146,6 +146,7 @@ class _Serving:
             ),
             metrics=registry,
             admin_key=None if config.admin_key is None else AdminKey(config.admin_key),
+            embedding_pooling=config.embedding_pooling,
             bearer_is_adapter_token=config.bearer_is_adapter_token,
             regex_compiler=self._regex_compiler(client.info.eos_token_ids),
             limits=Limits(

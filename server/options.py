@@ -55,6 +55,13 @@ GROUPS: Final = (
                 unset="what the model and the KV cache allow",
                 lorax_env=("MAX_TOTAL_TOKENS",),
             ),
+            Option(
+                flags=("--embedding-pooling",),
+                name="embedding_pooling",
+                metavar="NAME",
+                help="what an embedding is made of: last, the last token's hidden state, or mean, "
+                "that of all tokens; as the model or its adapters were trained",
+            ),
         ),
     ),
     ADAPTERS,

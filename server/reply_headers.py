@@ -7,7 +7,10 @@ from urllib.parse import quote, unquote_to_bytes
 
 from aiohttp import web
 
+from lorax_serve.ipc.messages import PromptPooled
+from lorax_serve.ipc.types import AnyAdapterRef
 from lorax_serve.server.admission import Accepted
+from lorax_serve.server.embedding import AcceptedEmbeddings
 from lorax_serve.server.generation import Answer
 from lorax_serve.server.keys import RECEIVED_AT, SERVICE
 
@@ -38,20 +41,53 @@ def common_headers(
     request: web.Request, accepted: Accepted, ignored: Iterable[str]
 ) -> dict[str, str]:
     """Known before the first token: of every reply, streamed or not."""
+    headers = _served_headers(
+        request, accepted.num_prompt_characters, accepted.message.adapter, accepted.adapter_source
+    )
+    if accepted.grammar_warnings:
+        headers["x-grammar-warnings"] = safe_value("; ".join(accepted.grammar_warnings))
+    return headers | ignored_headers(ignored)
+
+
+def embedding_headers(
+    request: web.Request,
+    accepted: AcceptedEmbeddings,
+    accepted_at: float,
+    answers: Sequence[PromptPooled],
+    ignored: Iterable[str],
+) -> dict[str, str]:
+    """Of a reply with vectors: what no generated token has a part in."""
+    received_at, now = request[RECEIVED_AT], time.monotonic()
+    queued = min(answer.prompt.queue_seconds for answer in answers)
+    adapter = accepted.adapter
+    headers = _served_headers(request, accepted.num_prompt_characters, adapter.ref, adapter.source)
+    return headers | {
+        "x-compute-time": _ms(now - received_at),
+        "x-total-time": _ms(now - received_at),
+        "x-validation-time": _ms(accepted_at - received_at),
+        "x-queue-time": _ms(queued),
+        "x-inference-time": _ms(max(now - accepted_at - queued, 0.0)),
+        "x-prompt-tokens": str(accepted.num_prompt_tokens),
+        "x-total-tokens": str(accepted.num_prompt_tokens),
+        **ignored_headers(ignored),
+    }
+
+
+def _served_headers(
+    request: web.Request, num_characters: int, adapter: AnyAdapterRef | None, source: str | None
+) -> dict[str, str]:
     service = request.app[SERVICE]
     on_gpu = service.engine.info.device.startswith("cuda")
     headers = {
         "x-compute-type": "gpu+optimized" if on_gpu else "cpu",
-        "x-compute-characters": str(accepted.num_prompt_characters),
+        "x-compute-characters": str(num_characters),
         "x-model-id": safe_value(service.model_id),
     }
-    if accepted.message.adapter is not None:
-        headers["x-adapter-id"] = safe_value(accepted.message.adapter.name)
-    if accepted.adapter_source is not None:
-        headers["x-adapter-source"] = accepted.adapter_source
-    if accepted.grammar_warnings:
-        headers["x-grammar-warnings"] = safe_value("; ".join(accepted.grammar_warnings))
-    return headers | ignored_headers(ignored)
+    if adapter is not None:
+        headers["x-adapter-id"] = safe_value(adapter.name)
+    if source is not None:
+        headers["x-adapter-source"] = source
+    return headers
 
 
 def answer_headers(

@@ -57,16 +57,30 @@ Prompt = str | tuple[int, ...]  # text, or token ids as the client sent them
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationRequest:
-    prompt: Prompt
-    further_prompts: tuple[Prompt, ...] = ()  # answered like the first, each on its own
-    num_branches: int = 1  # answers to each prompt: with the seed, the next seed, and so on
-    sampling: SamplingParams
+class AdapterRequest:
+    """Which adapter a request names, and with what right."""
+
     adapter_id: str = ""  # "" or a name of the served model: the base model
     merge: Merge | None = None  # instead of `adapter_id`
     # None: the server's default; of no account for the base, of every part of a merge.
     adapter_source: str | None = None
     adapter_token: str | None = field(default=None, repr=False)  # for the adapter's source
+    cache_salt: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingRequest(AdapterRequest):
+    prompts: tuple[Prompt, ...]  # at least one; each becomes a vector
+    add_special_tokens: bool = True
+    param: str  # what the API calls them
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest(AdapterRequest):
+    prompt: Prompt
+    further_prompts: tuple[Prompt, ...] = ()  # answered like the first, each on its own
+    num_branches: int = 1  # answers to each prompt: with the seed, the next seed, and so on
+    sampling: SamplingParams
     add_special_tokens: bool = True
     truncate: int | None = None  # keep only this many last prompt tokens
     max_new_tokens: int | None = None  # None: as many as fit; 0: only the prompt is looked at
@@ -77,7 +91,6 @@ class GenerationRequest:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     constraint: Constraint | None = None
-    cache_salt: str = ""
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 
 from lorax_serve.grammar.regex_index import RegexCompiler
+from lorax_serve.ipc.types import Pooling
 from lorax_serve.server.adapter_desk import AdapterDesk
 from lorax_serve.server.adapter_resolver import AdapterResolver
 from lorax_serve.server.admin_key import AdminKey
@@ -21,6 +22,8 @@ class Limits:
     max_body_bytes: int = 8 * 2**20
     max_concurrent_requests: int = 256
     max_choices: int = 128  # of one request: prompts times the answers to each
+    max_embedding_inputs: int = 2048  # of one request, as many as OpenAI takes
+    max_embedding_tokens: int = 300_000  # of all inputs of one request, or the model's length
     max_stop_sequences: int = 16
     max_stop_sequence_bytes: int = 256
     max_stop_token_ids: int = 64
@@ -43,6 +46,7 @@ class Service:
     desk: AdapterDesk
     metrics: CollectorRegistry
     admin_key: AdminKey | None = None  # None: there are no operator's routes
+    embedding_pooling: Pooling = Pooling.LAST
     bearer_is_adapter_token: bool = False  # an Authorization header is for the adapter's source
     regex_compiler: RegexCompiler
     limits: Limits

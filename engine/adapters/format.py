@@ -1,7 +1,8 @@
 """A PEFT folder -> LoraWeights. An adapter whose files cannot be used is refused here, by name.
 
 Format: https://huggingface.co/docs/peft/developer_guides/checkpoint. A tensor is named
-`base_model.model.<module>.lora_A.weight` (or lora_B; older files say `lora_A.default.weight`).
+`base_model.model.<module>.lora_A.weight` (or lora_B; older files say `lora_A.default.weight`),
+where a module's name lacks `model.` if the decoder was trained without its head.
 Nothing is skipped: each tensor of the file is used, or the adapter is refused.
 """
 

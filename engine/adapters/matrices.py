@@ -1,7 +1,7 @@
 """A file's tensors -> which are A and B of which module, every tensor accounted for or refused."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,7 @@ _OTHERS = (
     ),
     (re.compile(r".*\.(?!lora_)[^.]*\.weight"), "a full tensor, not a LoRA matrix"),
 )
+_DECODER = "model."  # what comes before the decoder's modules in a model that has a head
 _COMPARED_ROWS = 4096  # of two full tensors at a time, to bound what casting them takes
 
 
@@ -69,6 +70,8 @@ def pair_matrices(
         for site in sites
         for target in site.targets
     }
+    prefix = _missing_prefix(pairs, shapes)
+    shapes = {module.removeprefix(prefix): shape for module, shape in shapes.items()}
     for module, names in pairs.items():
         pair = {side: tensors[name] for side, name in names.items()}
         reasons += _pair_problems(module, pair, config, shapes.get(module))
@@ -85,7 +88,7 @@ def pair_matrices(
     ranks = {module: tensors[names["A"]].shape[0] for module, names in pairs.items()}
     _check_ranks(ranks, max_rank)
     return tuple(
-        MatrixPair(module, names["A"], names["B"], config.scale(module, ranks[module]))
+        MatrixPair(prefix + module, names["A"], names["B"], config.scale(module, ranks[module]))
         for module, names in pairs.items()
     )
 
@@ -119,6 +122,15 @@ def _pair_up(
             reasons.append(f"{shown(name)} is there twice, with and without .default")
         pair[match[2]] = name
     return pairs, reasons
+
+
+def _missing_prefix(written: Iterable[str], served: Collection[str]) -> str:
+    """What all names lack of an adapter that was trained on the decoder without its head, as those
+    for embeddings are (AutoModel); its config speaks of modules by the names that it knows.
+    """
+    names = frozenset(written)
+    is_headless = names.isdisjoint(served) and any(_DECODER + name in served for name in names)
+    return _DECODER if is_headless else ""
 
 
 def _describe(name: str) -> str:

@@ -5,12 +5,12 @@ A step's integers go over in one copy; pending ids are where the step before lef
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from lorax_serve.engine.cuda.fill_step import fill_step
+from lorax_serve.engine.cuda.launched_step import CudaStep, StepResults
 from lorax_serve.engine.cuda.runner_limits import RunnerLimits
 from lorax_serve.engine.cuda.slabs import CudaSlabs
 from lorax_serve.engine.cuda.step_arrays import (
@@ -24,13 +24,11 @@ from lorax_serve.engine.cuda.step_graphs import StepGraphs
 from lorax_serve.engine.forward_batch import ForwardBatch, row_segments, sampled_segments
 from lorax_serve.engine.kv_cache import KVCache
 from lorax_serve.engine.models.decoder import Decoder
-from lorax_serve.engine.prompt_scores import PromptScores, score_prompts
-from lorax_serve.engine.sampling.prompt_logprobs import read_scores
-from lorax_serve.engine.sampling.sampler import SampledTensors, launch, read
+from lorax_serve.engine.prompt_scores import score_prompts
+from lorax_serve.engine.prompt_sums import sum_prompts
 from lorax_serve.engine.sampling.upload import Upload
-from lorax_serve.engine.sampling_rows import mask_rows, sampling_rows
 from lorax_serve.engine.sequence import Sequence
-from lorax_serve.engine.step import Step, StepOutput
+from lorax_serve.engine.step import Step
 from lorax_serve.kernels.attention_backend import AttentionBackend
 from lorax_serve.kernels.attention_batch import AttentionBatch
 from lorax_serve.kernels.lora import BASE_SLOT, Segments
@@ -96,12 +94,12 @@ class CudaRunner:
         shape = StepShape.of(step)
         # The rows of a prompt whose logprobs are wanted are read in the order of the step.
         graph = None if step.scoring else self._graphs.find(shape, with_lora)
+        num_padded = 0 if graph is None else graph.layout.shape.num_decodes - shape.num_decodes
         head_slots = self._slabs.head_slots(item.adapter_slot for item in step.sampling)
         head_tiles = _NO_TILES
         if head_slots:
             head_tiles = tiles_of(sampled_segments(step), DECODE.shrink.tile_rows)
         if graph is not None:
-            num_padded = graph.layout.shape.num_decodes - shape.num_decodes
             segments = row_segments(step, num_padded=num_padded)
             tiles = tiles_of(segments, DECODE.shrink.tile_rows)
             views = self._send(step, graph.layout, tiles, head_tiles)
@@ -115,7 +113,8 @@ class CudaRunner:
         logits = self._logits(step, views, hidden, head_slots)
         vocab_size = self._model.config.vocab_size
         scores = score_prompts(step, hidden, vocab_size=vocab_size, logits_of=self._scored_logits)
-        return CudaStep(self, step, logits, scores)
+        sums = sum_prompts(step, hidden, num_padded=num_padded)
+        return CudaStep(self, step, logits, scores, sums)
 
     def _send(
         self, step: Step, layout: StepLayout, tiles: Int32s, head_tiles: Int32s
@@ -250,51 +249,11 @@ class CudaRunner:
         self._sampled[: len(token_ids)].copy_(token_ids)
         self._sampled_before = {item.sequence: place for place, item in enumerate(step.sampling)}
 
-    def fetch(
-        self, sampled: SampledTensors, scores: PromptScores
-    ) -> tuple[SampledTensors, PromptScores, torch.cuda.Event]:
+    def fetch(self, results: StepResults) -> tuple[StepResults, torch.cuda.Event]:
         """Start copying results to the host beside what is launched next."""
         self._fetch_stream.wait_stream(torch.cuda.current_stream(self._kv_cache.device))
         done = torch.cuda.Event()
         with torch.cuda.stream(self._fetch_stream):
-            on_host = sampled.to_host()
-            scores_on_host = tuple(tuple(rows.to_host() for rows in each) for each in scores)
+            on_host = results.to_host()
             done.record(self._fetch_stream)
-        return on_host, scores_on_host, done
-
-
-@dataclass(frozen=True, slots=True)
-class CudaStep:
-    """A step on the device."""
-
-    runner: CudaRunner
-    step: Step
-    logits: torch.Tensor  # [N, vocab]
-    scores: PromptScores
-
-    @torch.inference_mode()
-    def sample(self) -> "CudaSampledStep":
-        """Enqueue sampling and the copy of its results."""
-        items = self.step.sampling
-        mask = mask_rows(items, self.logits.shape[-1])
-        sampled = launch(self.logits, sampling_rows(items), mask)
-        self.runner.keep(self.step, sampled.token_ids)
-        on_device = sampled, self.scores
-        return CudaSampledStep(self.step, on_device, *self.runner.fetch(*on_device))
-
-
-@dataclass(frozen=True, slots=True)
-class CudaSampledStep:
-    """A step whose results are on their way to the host."""
-
-    step: Step
-    on_device: tuple[SampledTensors, PromptScores]  # kept until copied
-    on_host: SampledTensors
-    scores: PromptScores
-    copied: torch.cuda.Event
-
-    def output(self) -> StepOutput:
-        self.copied.synchronize()
-        sampled = read(self.on_host)
-        prompt_logprobs = tuple(map(read_scores, self.scores))
-        return StepOutput(sampled.token_ids, sampled.logprobs, sampled.finite, prompt_logprobs)
+        return on_host, done

@@ -7,17 +7,15 @@ from typing import Protocol
 
 from aiohttp import web
 
-from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.adapter_records import noting_failures
-from lorax_serve.server.adapter_resolver import engine_refused
 from lorax_serve.server.adapter_token import with_adapter_token
 from lorax_serve.server.admission import Accepted
+from lorax_serve.server.asked_adapter import note_failure
 from lorax_serve.server.error_replies import Failure
 from lorax_serve.server.generation import Answer, Piece, collect, pieces
 from lorax_serve.server.keys import ADMISSION, SERVICE
 from lorax_serve.server.reply_headers import answer_headers, common_headers
 from lorax_serve.server.request import GenerationRequest
-from lorax_serve.server.service import Service
 from lorax_serve.server.sse import send_events
 
 
@@ -51,7 +49,7 @@ async def generate(
         shown = view(accepted)
         source = noting_failures(
             pieces(service.engine, service.tokenizer, accepted),
-            functools.partial(_failed, service, accepted),
+            functools.partial(note_failure, service, accepted.adapters, accepted.adapter_records),
         )
         if streams:
             return await send_events(
@@ -67,8 +65,3 @@ async def generate(
         content_type="application/json",
         headers=headers | answer_headers(request, accepted, accepted_at, answers),
     )
-
-
-def _failed(service: Service, accepted: Accepted, code: ErrorCode) -> None:
-    service.desk.records.failed(accepted.adapter_records, code)
-    engine_refused(accepted.adapters, code)

@@ -244,16 +244,23 @@ def _request(
 
 
 def completion_prompts(prompt: str | tuple[PromptItem, ...]) -> tuple[Prompt, ...]:
-    """A list of token ids is one prompt, any other list one for each item. Raises ServeError."""
+    """Raises ServeError."""
+    return listed_prompts("prompt", prompt)
+
+
+def listed_prompts(name: str, prompt: str | tuple[PromptItem, ...]) -> tuple[Prompt, ...]:
+    """A list of token ids is one prompt, any other list one for each item. Raises ServeError that
+    calls the field by its name.
+    """
     if isinstance(prompt, str):
         return (prompt,)
     if _are_ids(prompt):
         return (prompt,)
     prompts = tuple(each for each in prompt if not isinstance(each, int))
     if len(prompts) < len(prompt):
-        raise invalid("prompt", "mixes token ids with prompts")
+        raise invalid(name, "mixes token ids with texts or lists of them")
     if not all(prompts):
-        raise invalid("prompt", "is empty")
+        raise invalid(name, "has an item that is empty")
     return prompts
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from lorax import AsyncClient, Client
-from lorax.errors import GenerationError, NotFoundError, ValidationError
+from lorax.errors import GenerationError, ValidationError
 
 from live_server import LiveServer
 
@@ -93,10 +93,18 @@ class TestClient:
         assert cut.details.prompt_tokens == 6
         assert cut.generated_text == lorax.generate(end["prompt"], max_new_tokens=8).generated_text
 
-    @pytest.mark.parametrize("method", ["embed", "classify", "classify_batch"])
-    def test_methods_without_an_address_here(self, lorax: Client, method: str) -> None:
+    def test_embed(self, lorax: Client) -> None:
+        """The last token's state, of length 1: a question is nearer to its like."""
+        texts = ("How do I bake bread?", "How can I bake a bread?", "The ship sank in 1912.")
+        one, like, other = (lorax.embed(text).embeddings for text in texts)
+        assert len(one) == 576
+        assert sum(x * x for x in one) == pytest.approx(1, abs=1e-5)
+        assert _dot(one, like) > _dot(one, other)
+
+    @pytest.mark.parametrize("method", ["classify", "classify_batch"])
+    def test_a_decoder_cannot_classify(self, lorax: Client, method: str) -> None:
         text = ["x"] if method == "classify_batch" else "x"
-        with pytest.raises(NotFoundError, match="nothing at this address"):
+        with pytest.raises(ValidationError, match="no classification head"):
             getattr(lorax, method)(text)
 
     async def test_the_async_client_does_the_same(self, server: LiveServer, lorax: Client) -> None:
@@ -109,9 +117,13 @@ class TestClient:
         with pytest.raises(ValidationError, match="watermark"):
             async for _ in client.generate_stream(PROMPT, watermark=True):
                 raise AssertionError
-        for method in (client.embed, client.classify):
-            with pytest.raises(NotFoundError):
-                await method("x")
+        assert (await client.embed(PROMPT)).embeddings == lorax.embed(PROMPT).embeddings
+        with pytest.raises(ValidationError, match="no classification head"):
+            await client.classify("x")
+
+
+def _dot(one: list[float], other: list[float]) -> float:
+    return sum(x * y for x, y in zip(one, other, strict=True))
 
 
 class TestOtherAddresses:

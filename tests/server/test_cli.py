@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorax_serve.ipc.config import AttentionBackendName, Device, DType, EngineConfig
+from lorax_serve.ipc.types import Pooling
 from lorax_serve.server import cli, options
 from lorax_serve.server.cli import parse
 from lorax_serve.server.config import AdapterSource, LogFormat, LogLevel, ServerConfig
@@ -65,6 +66,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "attention_backend": ("triton", "triton"),
     "cuda_graphs": ("false", False),
     "num_threads": ("2", 2),
+    "embedding_pooling": ("mean", Pooling.MEAN),
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("9000", 9000),
     "admin_key": ("a key", Secret("a key")),

@@ -20,7 +20,7 @@ from lorax_serve.server.error_replies import (
 )
 from lorax_serve.server.errors import EngineLost, ServeError
 from lorax_serve.server.routes.health import Info
-from lorax_serve.server.schema import native, tokenize
+from lorax_serve.server.schema import embeddings, native, tokenize
 from lorax_serve.server.schema.common import ObjectShape
 from lorax_serve.server.schema.constraints import ResponseFormat
 from lorax_serve.server.schema.merging import MergedAdapters
@@ -57,6 +57,9 @@ TABLES = tables()
 REQUESTS: dict[str, ObjectShape[Any]] = {
     "Body: field": native.BODY,
     "Parameters: field": native.PARAMETERS,
+    "Embeddings: field of `/embed`": embeddings.EMBED,
+    "Embeddings: field of its `parameters`": embeddings.EMBED_PARAMETERS,
+    "`POST /v1/embeddings`: field": embeddings.EMBEDDINGS,
     "Tokenize: field of LoRAX's shape": tokenize.LORAX,
     "Tokenize: field of vLLM's shape for a text": tokenize.PROMPT,
     "Tokenize: field of vLLM's shape for a chat": tokenize.MESSAGES,
@@ -78,6 +81,9 @@ REPLIES: dict[str, type[msgspec.Struct]] = {
     "Reply: field of an alternative token": native.AlternativeToken,
     "Stream: field of an event": native.StreamEvent,
     "Stream: field of a stream's `details`": native.StreamDetails,
+    "Embeddings: field of the reply": embeddings.Embedded,
+    "`POST /v1/embeddings`: field of the reply": embeddings.EmbeddingList,
+    "`POST /v1/embeddings`: field of an item": embeddings.Embedding,
     "Tokenize: field of a piece": TokenPiece,
     "Tokenize: field of vLLM's reply": tokenize.Tokenized,
     "Tokenize: field of its reply": tokenize.Detokenized,

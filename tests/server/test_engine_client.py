@@ -18,6 +18,8 @@ from lorax_serve.ipc.messages import (
     AdapterReply,
     Generate,
     Hello,
+    Pool,
+    PromptPooled,
     RequestEvent,
     RequestFailed,
     StepEvents,
@@ -29,6 +31,8 @@ from lorax_serve.ipc.types import (
     AdapterRef,
     ErrorCode,
     FinishReason,
+    Pooling,
+    PromptStats,
     RequestId,
     SamplingParams,
     StopConditions,
@@ -193,6 +197,36 @@ async def test_events_that_cross_an_abort_are_dropped(ends: Ends) -> None:
     ends.say(tokens("r", 7, last=True))
     assert (await late).token_ids[0] in (2, 7)
     await again.aclose()
+
+
+async def test_a_pool_is_answered_once(ends: Ends) -> None:
+    asked = Pool(RequestId("p"), [10, 11], Pooling.MEAN)
+    answer = PromptPooled(RequestId("p"), b"1234", PromptStats(0, 0.0))
+    waiting = asyncio.create_task(ends.client.pool(asked))
+    assert await ends.next() == asked
+    ends.say(answer)
+    assert await waiting == answer
+    waiting = asyncio.create_task(ends.client.pool(asked))
+    assert await ends.next() == asked
+    ends.say(RequestFailed(RequestId("p"), ErrorCode.ADAPTER_CORRUPT, "Broken."))
+    with pytest.raises(ServeError, match=r"Broken\."):
+        await waiting
+    assert ends.client.num_open == 0
+    assert await ends.nothing_more()
+
+
+async def test_a_cancelled_pool_is_aborted_and_an_open_one_ends_with_the_engine(ends: Ends) -> None:
+    asked = [Pool(RequestId(name), [10], Pooling.LAST) for name in ("left", "stays")]
+    left, stays = (asyncio.create_task(ends.client.pool(each)) for each in asked)
+    assert [await ends.next(), await ends.next()] == asked
+    left.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await left
+    assert await ends.next() == Abort(RequestId("left"))
+    ends.client.fail_all(EngineLost())
+    with pytest.raises(EngineLost):
+        await stays
+    assert ends.client.num_open == 0
 
 
 async def test_a_request_id_in_use_is_our_own_mistake(ends: Ends) -> None:

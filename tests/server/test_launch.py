@@ -89,6 +89,33 @@ async def test_clients_see_the_folders_name_and_may_say_its_path(
             assert (await reply.json())["model"] == path.name
 
 
+@pytest.mark.parametrize("options", [(), ("--embedding-pooling=mean",)], ids=["last", "mean"])
+async def test_embeddings_are_pooled_as_the_operator_says_and_ended_at_the_stop(
+    model: str, options: tuple[str, ...]
+) -> None:
+    limits = ("--shutdown-timeout=0.2", "--max-concurrent-requests=2")
+    with stub_server(stub_engine.SERVES, model, *limits, *options) as server:
+        async with aiohttp.ClientSession(url_of(server)) as session:
+            reply = await session.post("/v1/embeddings", json={"model": "", "input": [30]})
+            (item,) = (await reply.json())["data"]
+            assert item["embedding"] == [1, 0, len(options), 30]
+            hanging = asyncio.ensure_future(_hanging_embeddings(session))
+            while (await session.post("/embed", json={"inputs": "a"})).status != 429:
+                continue  # it does not have its two places yet
+            server.process.send_signal(signal.SIGTERM)
+            reply = await hanging
+            assert (reply.status, (await reply.json())["error"]["code"]) == (503, "server_shutdown")
+        assert server.wait() == 0
+
+
+async def _hanging_embeddings(session: aiohttp.ClientSession) -> aiohttp.ClientResponse:
+    """Of two inputs, one of which is never answered; once there are places for both."""
+    body = {"model": "", "input": [[stub_engine.HANG], [40]]}
+    while (reply := await session.post("/v1/embeddings", json=body)).status == 429:
+        continue
+    return reply
+
+
 def test_room_for_not_even_one_adapter_is_warned_of(model: str) -> None:
     with stub_server(stub_engine.SERVES, model, "--adapter-memory=32KiB") as narrow:
         warning = narrow.line("adapter_memory_below_one_adapter")

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from fake_runner import VOCAB_SIZE, FakeRunner, next_token
+from fake_runner import HIDDEN_SIZE, VOCAB_SIZE, FakeRunner, next_token
 from lorax_serve.engine.block_allocator import BlockAllocator
 from lorax_serve.engine.core import EngineCore
 from lorax_serve.engine.errors import RequestError
@@ -16,8 +16,8 @@ from lorax_serve.ipc.messages import (
     Abort,
     EngineReady,
     Generate,
+    Pool,
     RequestEvent,
-    RequestFailed,
     StepEvents,
     ToEngine,
     ToFrontend,
@@ -27,6 +27,7 @@ from lorax_serve.ipc.types import (
     AdapterRef,
     EngineInfo,
     ErrorCode,
+    Pooling,
     RequestId,
     SamplingParams,
     StopConditions,
@@ -171,6 +172,7 @@ class Harness:
             dtype="float32",
             num_parameters=0,
             vocab_size=VOCAB_SIZE,
+            hidden_size=HIDDEN_SIZE,
             eos_token_ids=eos_token_ids,
             max_model_len=num_blocks * BLOCK_SIZE,
             block_size=BLOCK_SIZE,
@@ -201,7 +203,7 @@ class Harness:
             lull=self.lull,
         )
 
-    def generate(self, request: Generate) -> None:
+    def generate(self, request: Generate | Pool) -> None:
         self.link.inbox.append((FRONTEND, request))
 
     def abort(self, request_id: str) -> None:
@@ -231,9 +233,12 @@ class Harness:
         return [
             event
             for event in self.link.events
-            if event.request_id == request_id
-            and (isinstance(event, RequestFailed) or event.finish_reason is not None)
+            if event.request_id == request_id and is_terminal(event)
         ]
+
+
+def is_terminal(event: RequestEvent) -> bool:
+    return not isinstance(event, TokensGenerated) or event.finish_reason is not None
 
 
 def adapter_ref(name: str) -> AdapterRef:
@@ -256,6 +261,17 @@ def request(
         stop=StopConditions(max_new_tokens=max_new_tokens, **stop),
         adapter=None if adapter is None else adapter_ref(adapter),
         tenant=tenant,
+    )
+
+
+def pooling_request(
+    request_id: str, prompt: list[int], *, pooling: Pooling, adapter: str | None = None
+) -> Pool:
+    return Pool(
+        request_id=RequestId(request_id),
+        prompt_token_ids=prompt,
+        pooling=pooling,
+        adapter=None if adapter is None else adapter_ref(adapter),
     )
 
 

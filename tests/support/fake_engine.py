@@ -1,11 +1,13 @@
 """An engine at the seam the routes see: it plays a script and remembers what it was told."""
 
 import asyncio
+import math
+import struct
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from lorax_serve.ipc.adapter_report import AdapterReport, TierUse
-from lorax_serve.ipc.messages import AdapterAction, Generate, TokensGenerated
+from lorax_serve.ipc.messages import AdapterAction, Generate, Pool, PromptPooled, TokensGenerated
 from lorax_serve.ipc.types import (
     AdapterRef,
     EngineInfo,
@@ -23,6 +25,7 @@ ENGINE_INFO = EngineInfo(
     dtype="float32",
     num_parameters=1000,
     vocab_size=384,
+    hidden_size=4,
     eos_token_ids=(2,),
     max_model_len=256,
     block_size=16,
@@ -58,6 +61,7 @@ class FakeEngine:
     failures: list[Callable[[], ServeError]] = field(default_factory=list)  # of the next requests
     is_ready: bool = True
     requests: list[Generate] = field(default_factory=list)
+    pooled: list[Pool] = field(default_factory=list)
     aborted: list[RequestId] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     commands: list[tuple[AdapterAction, AdapterRef | None]] = field(default_factory=list)
@@ -84,6 +88,32 @@ class FakeEngine:
         if self.refusal is not None:
             raise self.refusal
         return None
+
+    async def pool(self, request: Pool) -> PromptPooled:
+        """After all of the script, which tokens end; the vector says which prompt it is of."""
+        script = self.scripts.get(len(self.pooled), self.script)
+        self.pooled.append(request)
+        ended = False
+        try:
+            if self.failures:
+                ended = True
+                raise self.failures.pop(0)()
+            for step in script:
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                elif isinstance(step, Exception):
+                    ended = True
+                    raise step
+            ended = True
+            return PromptPooled(
+                request.request_id,
+                pooled_vector(request.prompt_token_ids),
+                PromptStats(num_cached_tokens=3, queue_seconds=0.002),
+            )
+        finally:
+            if not ended:
+                self.aborted.append(request.request_id)
+                self.changed.set()
 
     async def generate(self, request: Generate) -> AsyncGenerator[TokensGenerated, None]:
         script = self.scripts.get(len(self.requests), self.script)
@@ -113,6 +143,13 @@ class FakeEngine:
             if not ended:
                 self.aborted.append(request.request_id)
                 self.changed.set()
+
+
+def pooled_vector(prompt_token_ids: Sequence[int]) -> bytes:
+    """Of length 1, and other for other sums of ids."""
+    angle = float(sum(prompt_token_ids))
+    pair = (math.cos(angle), math.sin(angle))
+    return struct.pack("<4f", pair[0], pair[1], 0.0, 0.0)
 
 
 def event(request: Generate, step: Tokens, *, first: bool) -> TokensGenerated:

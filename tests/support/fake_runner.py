@@ -7,17 +7,27 @@ block tables do not lead to exactly the sequence's own context fails loudly.
 import hashlib
 from dataclasses import dataclass
 
+import numpy as np
+
+from lorax_serve.engine.pooled_prompt import RowSum
 from lorax_serve.engine.sequence import PENDING_TOKEN, Sequence
 from lorax_serve.engine.step import ScheduledSequence, Step, StepOutput
 from lorax_serve.ipc.types import TokenLogprob
 
 VOCAB_SIZE = 97
+HIDDEN_SIZE = 3
 
 
 def next_token(token_ids: tuple[int, ...], adapter: str) -> int:
     """What the fake model says after a context: any function of context and adapter will do."""
     digest = hashlib.sha256(repr((token_ids, adapter)).encode()).digest()
     return int.from_bytes(digest[:4], "big") % VOCAB_SIZE
+
+
+def hidden_state(token_ids: tuple[int, ...], adapter: str) -> RowSum:
+    """What the fake model thinks of the last token of a context."""
+    number = next_token(token_ids, adapter) + 1
+    return np.array([1, number, number**2], np.float64)
 
 
 class FakeRunner:
@@ -43,7 +53,8 @@ class FakeRunner:
             for item, context in zip(step.scheduled, contexts, strict=True)
             if item.samples
         }
-        return FakeStep(self, step, picked)
+        sums = tuple(map(self._sum, step.pooling))
+        return FakeStep(self, step, picked, sums)
 
     def keep(self, picked: dict[Sequence, int]) -> None:
         self._sampled = picked
@@ -68,16 +79,32 @@ class FakeRunner:
             assert found == (_adapter(item), context[: position + 1]), "foreign keys in the table"
         return next_token(context, _adapter(item))
 
+    def _sum(self, item: ScheduledSequence) -> RowSum:
+        context = self._context(item)
+        self._pick(item, context)  # checks the keys that the states would be made of
+        last = range(len(context) - item.num_pooled + 1, len(context) + 1)
+        return sum(
+            (hidden_state(context[:length], _adapter(item)) for length in last),
+            np.zeros(HIDDEN_SIZE),
+        )
+
     def _slot(self, item: ScheduledSequence, position: int) -> int:
         block = item.block_table[position // self._block_size]
         return block * self._block_size + position % self._block_size
 
 
 class FakeStep:
-    def __init__(self, runner: FakeRunner, step: Step, picked: dict[Sequence, int]) -> None:
+    def __init__(
+        self,
+        runner: FakeRunner,
+        step: Step,
+        picked: dict[Sequence, int],
+        sums: tuple[RowSum, ...],
+    ) -> None:
         self.step = step
         self._runner = runner
         self._picked = picked
+        self._sums = sums
 
     def sample(self) -> "FakeSampledStep":
         # A device would need the sequences' earlier tokens for penalties and grammars.
@@ -86,13 +113,14 @@ class FakeStep:
                 known = item.sequence.num_known
                 assert known == item.start + item.num_tokens, "sampled before the last token came"
         self._runner.keep(self._picked)
-        return FakeSampledStep(self.step, self._picked, self._runner.broken)
+        return FakeSampledStep(self.step, self._picked, self._sums, self._runner.broken)
 
 
 @dataclass(frozen=True)
 class FakeSampledStep:
     step: Step
     picked: dict[Sequence, int]
+    sums: tuple[RowSum, ...]
     broken: frozenset[str]  # requests whose logits are no numbers
 
     def output(self) -> StepOutput:
@@ -104,7 +132,11 @@ class FakeSampledStep:
             else tuple(TokenLogprob(-float(token)) for token in item.scored_token_ids)
             for item in self.step.scoring
         )
-        return StepOutput(picked, (None,) * len(picked), finite, scores)
+        sums = tuple(
+            None if item.sequence.id.request_id in self.broken else total
+            for item, total in zip(self.step.pooling, self.sums, strict=True)
+        )
+        return StepOutput(picked, (None,) * len(picked), finite, scores, sums)
 
 
 def _adapter(item: ScheduledSequence) -> str:

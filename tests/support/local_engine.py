@@ -3,19 +3,22 @@
 import threading
 from pathlib import Path
 
-from engine_harness import FRONTEND, FakeLink
+from engine_harness import FRONTEND, FakeLink, is_terminal
 from lorax_serve.engine.assembly import assemble
 from lorax_serve.ipc.config import EngineConfig
 from lorax_serve.ipc.messages import (
     Abort,
     EngineReady,
     Generate,
+    Pool,
+    PromptPooled,
     RequestEvent,
     RequestFailed,
     TokensGenerated,
 )
 from lorax_serve.ipc.types import (
     AdapterRef,
+    Pooling,
     RequestId,
     SamplingParams,
     StopConditions,
@@ -51,7 +54,7 @@ class LocalEngine:
     def __exit__(self, *exc_info: object) -> None:
         self.parts.exchange.close()
 
-    def submit(self, request: Generate) -> None:
+    def submit(self, request: Generate | Pool) -> None:
         self.link.inbox.append((FRONTEND, request))
 
     def abort(self, request_id: str) -> None:
@@ -80,7 +83,7 @@ class LocalEngine:
         """What has been said since it was last taken, by request."""
         return collect(self.take_events())
 
-    def generate(self, *requests: Generate) -> dict[str, "Generated"]:
+    def generate(self, *requests: Generate | Pool) -> dict[str, "Generated"]:
         """Run requests that arrive together to their ends."""
         for request in requests:
             self.submit(request)
@@ -97,6 +100,7 @@ class Generated:
         self.prompt_logprobs: list[TokenLogprob] = []
         self.ends: list[RequestEvent] = []
         self.num_cached_tokens = 0
+        self.vector = b""
 
     @property
     def failure(self) -> RequestFailed:
@@ -115,7 +119,10 @@ def collect(events: list[RequestEvent]) -> dict[str, Generated]:
             result.prompt_logprobs.extend(event.prompt_logprobs or ())
             if event.prompt is not None:
                 result.num_cached_tokens = event.prompt.num_cached_tokens
-        if isinstance(event, RequestFailed) or event.finish_reason is not None:
+        elif isinstance(event, PromptPooled):
+            result.vector = event.vector
+            result.num_cached_tokens = event.prompt.num_cached_tokens
+        if is_terminal(event):
             result.ends.append(event)
     return results
 
@@ -134,5 +141,16 @@ def greedy(
         prompt_token_ids=prompt,
         sampling=SamplingParams(**{"temperature": 0.0, **sampling}),
         stop=StopConditions(max_new_tokens=num_tokens, ignore_eos=True),
+        adapter=None if adapter is None else AdapterRef(adapter.name, str(adapter), "1"),
+    )
+
+
+def pooling_request(
+    request_id: str, prompt: list[int], *, pooling: Pooling, adapter: Path | None = None
+) -> Pool:
+    return Pool(
+        request_id=RequestId(request_id),
+        prompt_token_ids=prompt,
+        pooling=pooling,
         adapter=None if adapter is None else AdapterRef(adapter.name, str(adapter), "1"),
     )

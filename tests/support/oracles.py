@@ -1,8 +1,11 @@
-"""Greedy tokens of transformers and PEFT, and random prompts to compare on."""
+"""Greedy tokens and pooled states of transformers and PEFT, and random prompts to compare on."""
 
 import random
 
+import numpy as np
 import torch
+
+from lorax_serve.ipc.types import Pooling
 
 
 def prompts(number: int, seed: int, low: int = 1, high: int = 40) -> list[list[int]]:
@@ -36,3 +39,12 @@ def is_greedy(model: torch.nn.Module, prompt: list[int], token_ids: list[int]) -
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([prompt + token_ids])).logits[0]
     return logits[len(prompt) - 1 : -1].argmax(dim=-1).tolist() == token_ids
+
+
+def reference_vector(model: torch.nn.Module, prompt: list[int], how: Pooling) -> np.ndarray:
+    """The pooled hidden states after the final norm, [E] of length 1."""
+    with torch.inference_mode():
+        output = model(input_ids=torch.tensor([prompt]), output_hidden_states=True)
+    states = output.hidden_states[-1][0].float()
+    pooled = states.mean(0) if how is Pooling.MEAN else states[-1]
+    return torch.nn.functional.normalize(pooled, dim=0).numpy()

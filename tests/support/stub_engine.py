@@ -8,6 +8,7 @@ is refused, any other is followed by its successors until max_new_tokens.
 
 import os
 import signal
+import struct
 import sys
 import threading
 import time
@@ -23,12 +24,14 @@ from lorax_serve.ipc.messages import (
     Generate,
     Hello,
     LoadProgress,
+    Pool,
+    PromptPooled,
     RequestFailed,
     StepEvents,
     TokensGenerated,
     protocol_hash,
 )
-from lorax_serve.ipc.types import EngineInfo, ErrorCode, FinishReason, PromptStats
+from lorax_serve.ipc.types import EngineInfo, ErrorCode, FinishReason, Pooling, PromptStats
 
 HANG = 1
 FAIL = 2
@@ -50,6 +53,7 @@ INFO = EngineInfo(
     dtype="float32",
     num_parameters=1_234_567,
     vocab_size=320,
+    hidden_size=4,
     eos_token_ids=(0,),
     max_model_len=512,
     block_size=16,
@@ -84,6 +88,19 @@ def answers(request: Generate) -> list[TokensGenerated | RequestFailed]:
         )
         for count in range(1, last + 1)
     ]
+
+
+def vector(request: Pool) -> PromptPooled | RequestFailed | None:
+    """How it was to be pooled and its first id; no answer where that is HANG."""
+    first, *_ = request.prompt_token_ids
+    if first == HANG:
+        return None
+    if first == FAIL:
+        return RequestFailed(request.request_id, ErrorCode.ADAPTER_CORRUPT, "No such luck.")
+    stats = PromptStats(num_cached_tokens=0, queue_seconds=0.0)
+    return PromptPooled(
+        request.request_id, struct.pack("<4f", 1, 0, request.pooling is Pooling.MEAN, first), stats
+    )
 
 
 def main(behaviour: str) -> int:
@@ -128,6 +145,8 @@ def _serve(link: EngineLink, *, babbles: bool) -> None:
             elif isinstance(message, Generate):
                 for event in answers(message):
                     link.send(frontend, StepEvents([event]))
+            elif isinstance(message, Pool) and (answer := vector(message)):
+                link.send(frontend, StepEvents([answer]))
 
 
 def _exit_with_frontend() -> None:

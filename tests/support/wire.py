@@ -1,5 +1,6 @@
 """The HTTP side as a whole over a fake engine: one Service, one running server."""
 
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,12 +12,14 @@ from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
+from tokenizers import Tokenizer as RustTokenizer
+from tokenizers import processors
 
 from fake_engine import ENGINE_INFO, FakeEngine, Step, Tokens
 from lorax_serve.grammar.compiled import CompiledGrammar, compiled_grammar
 from lorax_serve.grammar.errors import InvalidGrammar
 from lorax_serve.grammar.regex_index import RegexCompiler
-from lorax_serve.ipc.types import FinishReason
+from lorax_serve.ipc.types import FinishReason, Pooling
 from lorax_serve.server.adapter_desk import open_desk
 from lorax_serve.server.adapter_resolver import AdapterResolver
 from lorax_serve.server.admin_key import AdminKey
@@ -96,12 +99,26 @@ def write_files(folder: Path) -> Path:
     return folder
 
 
+def files_with_bos(files: Path, folder: Path) -> Path:
+    """The same files with a tokenizer that puts a token before each text."""
+    shutil.copytree(files, folder, dirs_exist_ok=True)
+    path = folder / "model" / "tokenizer.json"
+    tokenizer = RustTokenizer.from_file(str(path))
+    bos = tokenizer.token_to_id("<|endoftext|>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", bos)]
+    )
+    tokenizer.save(str(path))
+    return folder
+
+
 def make_service(
     files: Path,
     engine: FakeEngine,
     limits: Limits | None = None,
     remote: RemoteAdapters | None = None,
     admin_key: AdminKey | None = None,
+    embedding_pooling: Pooling = Pooling.LAST,
 ) -> Service:
     local = LocalAdapters(files / "adapters", allow_absolute=False)
     return Service(
@@ -120,6 +137,7 @@ def make_service(
         ),
         metrics=registry,
         admin_key=admin_key,
+        embedding_pooling=embedding_pooling,
         regex_compiler=cast(RegexCompiler, FakeRegexCompiler()),
         limits=limits or Limits(),
         version="0.1.0-test",
@@ -127,10 +145,12 @@ def make_service(
 
 
 @asynccontextmanager
-async def running(files: Path, limits: Limits | None = None) -> AsyncIterator[Wire]:
+async def running(
+    files: Path, limits: Limits | None = None, *, embedding_pooling: Pooling = Pooling.LAST
+) -> AsyncIterator[Wire]:
     """The server on a real socket, over the files that `write_files` wrote."""
     engine = FakeEngine()
-    service = make_service(files, engine, limits)
+    service = make_service(files, engine, limits, embedding_pooling=embedding_pooling)
     wire = Wire(engine, service.tokenizer, service)
     # TestServer runs an app as it is meant to be run, with handler_cancellation.
     with capture_logs() as wire.logs:

@@ -102,6 +102,42 @@ def test_deltas_equal_peft(feature: str, tmp_path: Path) -> None:
     assert_same_deltas(packed_deltas(tmp_path), peft_deltas(model))
 
 
+HEADLESS: dict[str, dict[str, Any]] = {
+    "all-linear": {},
+    "names in full": {"targets": ["layers.1.self_attn.o_proj", "q_proj"]},
+    "regex": {"targets": r"layers\.\d+\.mlp\.(up|down)_proj"},
+    "patterns": {"rank_pattern": {"^layers.1.mlp.gate_proj": 6, "k_proj": 1}},
+    "excluded": {"exclude_modules": r"layers\.0\..*"},
+}
+
+
+@pytest.mark.parametrize("feature", HEADLESS)
+def test_an_adapter_of_the_decoder_without_its_head(feature: str, tmp_path: Path) -> None:
+    """As those for embeddings are trained: PEFT names modules, and reads patterns, without
+    `model.`.
+    """
+    model = build_adapter(tmp_path, BASE.model, task_type="FEATURE_EXTRACTION", **HEADLESS[feature])
+    theirs = {f"model.{module}": delta for module, delta in peft_deltas(model).items()}
+    assert_same_deltas(packed_deltas(tmp_path), theirs)
+
+
+@pytest.mark.parametrize(
+    "stranger", ["layers.9.mlp.up_proj", "model.layers.0.mlp.up_proj", "lm_head"]
+)
+def test_names_with_and_without_their_beginning_do_not_mix(stranger: str, tmp_path: Path) -> None:
+    targets = ["q_proj", "up_proj"]
+    build_adapter(tmp_path, BASE.model, task_type="FEATURE_EXTRACTION", targets=targets)
+    edit_tensors(
+        tmp_path,
+        lambda tensors: {
+            k.replace("layers.0.mlp.up_proj", stranger): v for k, v in tensors.items()
+        },
+    )
+    with pytest.raises(AdapterRejected, match="is not a linear of this model") as caught:
+        read_adapter(adapter_ref(tmp_path), SITES, max_rank=MAX_RANK)
+    assert caught.value.code is ErrorCode.ADAPTER_INCOMPATIBLE
+
+
 def test_a_tied_head_has_a_delta_of_its_own(tmp_path: Path) -> None:
     model = build_adapter(tmp_path, tiny_llama(tied=True), targets=["lm_head", "v_proj"])
     assert_same_deltas(packed_deltas(tmp_path), peft_deltas(model))

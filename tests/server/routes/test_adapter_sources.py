@@ -43,6 +43,16 @@ BODIES = {
         "adapter_source": "hub",
         **more,
     },
+    "/embed": lambda name, **more: {
+        "inputs": "x",
+        "parameters": {"adapter_id": name, "adapter_source": "hub", **more},
+    },
+    "/v1/embeddings": lambda name, **more: {
+        "model": name,
+        "input": "x",
+        "adapter_source": "hub",
+        **more,
+    },
 }
 
 
@@ -99,7 +109,8 @@ async def test_the_engine_gets_a_folder_and_its_digest(serve: Serve, path: str) 
         assert reply.status == 200, await reply.text()
         assert reply.headers["x-adapter-id"] == "org/open@main"
         assert reply.headers["x-adapter-source"] == "hub"
-        adapter = served.engine.requests[0].adapter
+        (asked,) = (*served.engine.requests, *served.engine.pooled)
+        adapter = asked.adapter
         assert adapter is not None
         assert adapter.name == "org/open@main"
         assert (Path(adapter.path) / "adapter_model.safetensors").read_bytes() == WEIGHTS
@@ -142,6 +153,10 @@ async def test_who_proves_something_is_a_tenant_and_nobody_else(serve: Serve) ->
         salts = [r.cache_salt for r in requests]
         assert {salts[n] for n in (0, 1, 5, 6)} == {salts[0]}
         assert len(set(salts)) == 4, "of TOKEN, of two made-up ones, of nobody"
+        reply = await served.post("/v1/embeddings", "org/closed", api_token=TOKEN)
+        assert reply.status == 200, await reply.text()
+        (pooled,) = served.engine.pooled
+        assert (pooled.tenant, pooled.cache_salt) == (proven, salts[0])
 
 
 async def test_the_operators_token_makes_nobody_a_tenant(serve: Serve) -> None:
@@ -206,10 +221,10 @@ async def test_a_request_gives_back_what_it_held(serve: Serve, path: str) -> Non
 @pytest.mark.parametrize("path", BODIES)
 async def test_a_running_request_holds_its_files(serve: Serve, path: str) -> None:
     async with serve() as served:
-        served.engine.script = []  # it is busy, and never done
+        served.engine.script = [asyncio.Event()]  # it is busy, and never done
         asked = asyncio.create_task(served.post(path, "org/open"))
         async with asyncio.timeout(10):
-            while not served.engine.requests:
+            while not (served.engine.requests or served.engine.pooled):
                 await asyncio.sleep(0.01)
             (entry,) = served.store._entries.values()
             assert entry.num_leases == 1
@@ -340,7 +355,7 @@ async def test_who_waits_for_an_adapter_hears_of_the_servers_end(serve: Serve, p
 
 async def test_fault_20_the_source_is_down(serve: Serve) -> None:
     async with serve() as served:
-        served.hub.faults = [Fault(429, on_info=True, retry_after="77") for _ in range(2)]
+        served.hub.faults = [Fault(429, on_info=True, retry_after="77") for _ in BODIES]
         for path in BODIES:
             reply = await served.post(path, "org/open")
             assert reply.status == 503

@@ -15,6 +15,7 @@ from wire import Wire
 JSON = {"Content-Type": "application/json"}
 NATIVE = ("/", "/generate", "/generate_stream", "/invocations")
 OPENAI = ("/v1/chat/completions", "/v1/completions")
+EVERY = (*NATIVE, *OPENAI, "/embed", "/v1/embeddings")
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
@@ -47,7 +48,7 @@ async def refused(reply: ClientResponse, status: int) -> tuple[str, str]:
 
 async def serves_on(wire: Wire) -> None:
     """After what it refused: nothing reached the engine or the log, and the next request works."""
-    assert wire.engine.requests == []
+    assert wire.engine.requests == wire.engine.pooled == []
     assert wire.logs == []
     wire.will_say("ok")
     reply = await wire.client.post("/generate", json={"inputs": "hi"})
@@ -71,7 +72,7 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize("path", NATIVE + OPENAI)
+@pytest.mark.parametrize("path", EVERY)
 @pytest.mark.parametrize("raw", MALFORMED, ids=lambda raw: raw[:40])
 async def test_malformed_json(wire: Wire, path: str, raw: bytes) -> None:
     status = 400
@@ -92,11 +93,11 @@ async def test_an_unknown_model_is_said_in_the_words_of_each_api(wire: Wire) -> 
     assert (await reply.json())["error"] == "Adapter 'gpt-4' does not exist."
 
 
-@pytest.mark.parametrize("path", NATIVE + OPENAI)
+@pytest.mark.parametrize("path", EVERY)
 @pytest.mark.parametrize("raw", [b"[]", b"7", b'"text"', b"null"])
 async def test_not_an_object(wire: Wire, path: str, raw: bytes) -> None:
     reply = await wire.client.post(path, data=raw, headers=JSON)
-    await refused(reply, 400 if path in OPENAI else 422)
+    await refused(reply, 400 if path.startswith("/v1/") else 422)
     await serves_on(wire)
 
 
@@ -423,7 +424,7 @@ async def test_adapter_sources(wire: Wire, source: str) -> None:
         )
 
 
-@pytest.mark.parametrize("path", NATIVE + OPENAI)
+@pytest.mark.parametrize("path", EVERY)
 @pytest.mark.parametrize(
     "headers",
     [
@@ -452,13 +453,13 @@ async def test_a_gzip_bomb_is_refused(wire: Wire) -> None:
     await refused(await wire.client.post("/generate", data=bomb, headers=headers), 415)
 
 
-@pytest.mark.parametrize("path", NATIVE + OPENAI)
+@pytest.mark.parametrize("path", EVERY)
 async def test_a_body_over_the_limit(wire: Wire, path: str) -> None:
     raw = b'{"inputs": "' + b"x" * 8 * 2**20 + b'"}'
     await refused(await post(wire, path, raw), 413)
 
 
-@pytest.mark.parametrize("path", NATIVE + OPENAI)
+@pytest.mark.parametrize("path", EVERY)
 async def test_a_prompt_of_eight_megabytes(wire: Wire, path: str) -> None:
     text = "x" * (8 * 2**20 - 200)
     fields: dict[str, object] = {"inputs": text}
@@ -466,8 +467,10 @@ async def test_a_prompt_of_eight_megabytes(wire: Wire, path: str) -> None:
         fields = {"model": "", "prompt": text}
     elif path == "/v1/chat/completions":
         fields = {"model": "", "messages": [{"role": "user", "content": text}]}
+    elif path == "/v1/embeddings":
+        fields = {"model": "", "input": text}
     reply = await post(wire, path, fields)
-    await refused(reply, 400 if path in OPENAI else 422)
+    await refused(reply, 400 if path.startswith("/v1/") else 422)
     await serves_on(wire)
 
 
@@ -493,7 +496,8 @@ async def test_bulk_outside_the_prompt(wire: Wire, bulk: dict[str, Any]) -> None
     [
         ("GET", "/nothing", 404, "not_found"),
         ("GET", "/v1/nothing", 404, "not_found"),
-        ("POST", "/v1/embeddings", 404, "not_found"),
+        ("GET", "/v1/embeddings", 405, "method_not_allowed"),
+        ("GET", "/embed", 405, "method_not_allowed"),
         ("GET", "/generate", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
         ("PUT", "/", 405, "method_not_allowed"),
@@ -553,5 +557,9 @@ async def test_any_value_of_any_field(wire: Wire, name: str, value: object) -> N
     replies = [await wire.client.post("/generate", json=native)]
     for path in OPENAI:
         replies.append(await wire.client.post(path, json=openai_body(path) | {name: value}))
+    replies.append(await wire.client.post("/embed", json=native))
+    for field in (name, "input"):
+        body = {"model": "", "input": "hi"} | {field: value}
+        replies.append(await wire.client.post("/v1/embeddings", json=body))
     for reply in replies:
         assert reply.status in (200, 400, 404, 422), await reply.text()

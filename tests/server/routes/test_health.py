@@ -88,10 +88,12 @@ async def test_info_has_loraxs_fields(wire: Wire) -> None:
     }
 
 
-@pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    "path", ["/generate", "/embed", "/v1/embeddings", "/v1/completions", "/v1/chat/completions"]
+)
 async def test_before_the_engine_is_ready(wire: Wire, path: str) -> None:
     wire.engine.is_ready = False
-    body = {"inputs": "x", "model": "", "prompt": "x"}
+    body = {"inputs": "x", "model": "", "prompt": "x", "input": "x"}
     if "chat" in path:
         body = {"model": "", "messages": [{"role": "user", "content": "x"}]}  # type: ignore[dict-item]
     reply = await wire.client.post(path, json=body)

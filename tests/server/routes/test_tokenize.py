@@ -1,7 +1,6 @@
 """/tokenize in both shapes and /detokenize, against Hugging Face's own tokenizer."""
 
 import asyncio
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RustTokenizer
-from tokenizers import processors
 
 from lorax_serve.server.service import Limits
-from wire import Wire, running
+from wire import Wire, files_with_bos, running
 
 TEXT = "Hello  wörld 😀 <|im_start|>x"
 
@@ -64,7 +62,7 @@ async def test_nothing_to_tokenize(wire: Wire) -> None:
 @pytest.mark.parametrize("add", [True, False, None])
 async def test_special_tokens(wire_files: Path, tmp_path: Path, add: bool | None) -> None:
     """None is LoRAX's default, which adds them."""
-    files = _with_bos(wire_files, tmp_path)
+    files = files_with_bos(wire_files, tmp_path)
     async with running(files) as wire:
         pieces = await post(wire, "/tokenize", inputs="hi", add_special_tokens=add)
         ids = (await post(wire, "/tokenize", prompt="hi", add_special_tokens=add))["tokens"]
@@ -75,22 +73,9 @@ async def test_special_tokens(wire_files: Path, tmp_path: Path, add: bool | None
     )
 
 
-def _with_bos(files: Path, folder: Path) -> Path:
-    """The same files with a tokenizer that puts a token before each text."""
-    shutil.copytree(files, folder, dirs_exist_ok=True)
-    path = folder / "model" / "tokenizer.json"
-    tokenizer = RustTokenizer.from_file(str(path))
-    bos = tokenizer.token_to_id("<|endoftext|>")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", bos)]
-    )
-    tokenizer.save(str(path))
-    return folder
-
-
 async def test_a_template_spells_special_tokens_out(wire_files: Path, tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "hi"}]
-    async with running(_with_bos(wire_files, tmp_path)) as wire:
+    async with running(files_with_bos(wire_files, tmp_path)) as wire:
         plain = (await post(wire, "/tokenize", messages=messages))["tokens"]
         more = (await post(wire, "/tokenize", messages=messages, add_special_tokens=True))["tokens"]
         bos = wire.token(b"<|endoftext|>")
