@@ -1,5 +1,5 @@
-"""An adapter is replaced under its name while the real server is asked for it, again and again: every
-answer is one version's from its first token to its last, prompt blocks found again included.
+"""An adapter is replaced under its name while the real server is asked for it, again and again:
+every answer is one version's from its first token to its last, prompt blocks found again included.
 """
 
 import shutil
