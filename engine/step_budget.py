@@ -1,10 +1,10 @@
 """The tokens that one step may compute, and who is given them.
 
 Sequences that have one token to compute come first. What they leave is for prompts, of which the
-oldest goes first; but were that all, a tenant's long prompts would fill step after step while others'
-short ones wait. So where several tenants have prompts, running or waiting, some of it is shared by
-all of them in equal parts before the oldest is given the rest. Not all of it is: long prompts that
-are computed at the same time all end late.
+oldest goes first; but were that all, a tenant's long prompts would fill step after step while
+others' short ones wait. So where several tenants have prompts, running or waiting, some of it is
+shared by all of them in equal parts before the oldest is given the rest. Not all of it is: long
+prompts that are computed at the same time all end late.
 """
 
 from collections import Counter

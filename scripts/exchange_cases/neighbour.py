@@ -1,9 +1,9 @@
 """One tenant at ten times its share beside twenty quiet ones; and the quiet ones alone.
 
-Requests arrive by steps, not by the clock: a step of sixteen rows takes a CPU twice as long as one of
-six, so by the clock a neighbour that fills the places makes everybody's tokens slow, whatever the
-order in which they are served. On a GPU such steps take about the same time. Waits are reported both
-ways.
+Requests arrive by steps, not by the clock: a step of sixteen rows takes a CPU twice as long as one
+of six, so by the clock a neighbour that fills the places makes everybody's tokens slow, whatever
+the order in which they are served. On a GPU such steps take about the same time. Waits are reported
+both ways.
 """
 
 import itertools
@@ -26,8 +26,8 @@ SHORT_PROMPT, LONG_PROMPT = 4, 400
 
 def neighbour(scale: float) -> None:
     """Open loop: quiet tenants at 0.8 of their share of the capacity, beside one more tenant that
-    keeps to its share, and beside the same one at ten times its share, over a hundred adapters, with
-    prompts like theirs and with long ones.
+    keeps to its share, and beside the same one at ten times its share, over a hundred adapters,
+    with prompts like theirs and with long ones.
     """
     model = random_model(model_config(hidden_size=256, num_layers=4))
     size = adapter_bytes(model)
