@@ -17,7 +17,6 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from frontend_bench.ticks import FIRST_ID, NUM_TICKS, Ticks
-
 from lorax_serve.ipc.config import EngineConfig
 from lorax_serve.ipc.link import EngineLink, FrontendId
 from lorax_serve.ipc.messages import (
