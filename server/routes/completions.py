@@ -19,9 +19,9 @@ from lorax_serve.server.routes.exchange import generate
 from lorax_serve.server.routes.openai_parts import (
     FINISH_REASON,
     UsageReport,
-    completion_logprobs,
     identity,
 )
+from lorax_serve.server.routes.token_scores import TokenScores, answer_scores
 from lorax_serve.server.schema.openai import (
     COMPLETION,
     CompletionBody,
@@ -37,6 +37,7 @@ from lorax_serve.server.schema.openai_replies import (
 from lorax_serve.server.service import Service
 from lorax_serve.server.sse import DONE
 from lorax_serve.server.text.tokenizer import Tokenizer
+from lorax_serve.server.threads import run_sized
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -85,8 +86,8 @@ class CompletionView:
     async def frames(self, source: AsyncGenerator[Piece, None]) -> AsyncGenerator[bytes, None]:
         async with aclosing(source):
             async for piece in source:
-                for chunk in self._chunks(piece):
-                    yield msgspec.json.encode(chunk)
+                for frame in await run_sized(self._num_echoed(piece), self._encoded, piece):
+                    yield frame
         if self._usage.at_end:
             yield msgspec.json.encode(self._completion((), self._usage.total()))
         yield DONE
@@ -98,15 +99,24 @@ class CompletionView:
         self, index: int, number: int, answer: Answer, scores: Sequence[TokenLogprob]
     ) -> CompletionChoice:
         """`number`: of the prompt, whose logprobs the scores are."""
-        text, logprobs = self._opening(number, scores)
-        shown = self._logprobs(answer.tokens, len(text))
+        text, echoed = self._opening(number, scores)
+        listed = self._scores_of(answer.tokens, len(text))
         return CompletionChoice(
             index=index,
             text=text + answer.finish.text,
-            logprobs=shown if logprobs is None or shown is None else _joined(logprobs, shown),
+            logprobs=_shown(listed if echoed is None or listed is None else echoed + listed),
             finish_reason=FINISH_REASON[answer.finish.end],
             stop_reason=answer.finish.stop_reason,
         )
+
+    def _num_echoed(self, piece: Piece) -> int:
+        """Prompt tokens that are shown with this piece, at most."""
+        if not self._echoes or piece.index in self._num_characters:
+            return 0
+        return self._echoes[piece.index // self._num_branches].num_tokens
+
+    def _encoded(self, piece: Piece) -> list[bytes]:
+        return [msgspec.json.encode(chunk) for chunk in self._chunks(piece)]
 
     def _chunks(self, piece: Piece) -> Iterator[Completion]:
         """Nothing is best of anything here: each branch is a choice."""
@@ -115,16 +125,16 @@ class CompletionView:
         self._scores[number] += piece.prompt_logprobs
         usage = self._usage.so_far()
         if index not in self._num_characters and (piece.tokens or piece.finish):
-            text, logprobs = self._opening(number, self._scores[number])
+            text, echoed = self._opening(number, self._scores[number])
             self._num_characters[index] = len(text)
             if self._echoes:
-                choice = CompletionChoice(index=index, text=text, logprobs=logprobs)
+                choice = CompletionChoice(index=index, text=text, logprobs=_shown(echoed))
                 yield self._completion((choice,), usage)
         if piece.tokens:
-            logprobs = self._logprobs(piece.tokens, self._num_characters[index])
+            listed = self._scores_of(piece.tokens, self._num_characters[index])
             self._num_characters[index] += len(piece.text)
-            if piece.text or (logprobs and logprobs.tokens):
-                choice = CompletionChoice(index=index, text=piece.text, logprobs=logprobs)
+            if piece.text or (listed and listed.tokens):
+                choice = CompletionChoice(index=index, text=piece.text, logprobs=_shown(listed))
                 yield self._completion((choice,), usage)
         if piece.finish is not None:
             choice = CompletionChoice(
@@ -142,19 +152,15 @@ class CompletionView:
 
     def _opening(
         self, number: int, scores: Sequence[TokenLogprob]
-    ) -> tuple[str, CompletionLogprobs | None]:
+    ) -> tuple[str, TokenScores | None]:
         """What a choice begins with: the prompt, if it is to be echoed."""
         if not self._echoes:
             return "", None
         echo = self._echoes[number]
-        return echo.text, echo.logprobs(scores) if self._lists_logprobs else None
+        return echo.text, echo.scores(scores) if self._lists_logprobs else None
 
-    def _logprobs(
-        self, tokens: tuple[GeneratedToken, ...], offset: int
-    ) -> CompletionLogprobs | None:
-        if not self._lists_logprobs:
-            return None
-        return completion_logprobs(self._tokenizer, tokens, offset)
+    def _scores_of(self, tokens: tuple[GeneratedToken, ...], offset: int) -> TokenScores | None:
+        return answer_scores(self._tokenizer, tokens, offset) if self._lists_logprobs else None
 
 
 def _echoes(
@@ -167,10 +173,5 @@ def _echoes(
     )
 
 
-def _joined(first: CompletionLogprobs, second: CompletionLogprobs) -> CompletionLogprobs:
-    return CompletionLogprobs(
-        first.tokens + second.tokens,
-        first.token_logprobs + second.token_logprobs,
-        first.top_logprobs + second.top_logprobs,
-        first.text_offset + second.text_offset,
-    )
+def _shown(scores: TokenScores | None) -> CompletionLogprobs | None:
+    return None if scores is None else scores.shown()

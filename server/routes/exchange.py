@@ -17,13 +17,14 @@ from lorax_serve.server.keys import ADMISSION, SERVICE
 from lorax_serve.server.reply_headers import answer_headers, common_headers
 from lorax_serve.server.request import GenerationRequest
 from lorax_serve.server.sse import send_events
+from lorax_serve.server.threads import run_sized
 
 
 class View(Protocol):
     """How one API shows a generation."""
 
     def reply(self, answers: Sequence[Answer]) -> bytes:
-        """The JSON body of a finished one: its choices, by index."""
+        """The JSON body of a finished one: its choices, by index. On a thread if it is long."""
 
     def frames(self, source: AsyncGenerator[Piece, None]) -> AsyncGenerator[bytes, None]:
         """The events of a streamed one; closing this closes `source`."""
@@ -61,7 +62,12 @@ async def generate(
             )
         answers = await collect(source, len(accepted.messages))
     return web.Response(
-        body=shown.reply(answers),
+        body=await run_sized(sum(map(_num_shown, answers)), shown.reply, answers),
         content_type="application/json",
         headers=headers | answer_headers(request, accepted, accepted_at, answers),
     )
+
+
+def _num_shown(answer: Answer) -> int:
+    """At most so many tokens are shown one by one."""
+    return len(answer.tokens) + len(answer.prompt_logprobs)

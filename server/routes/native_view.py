@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from lorax_serve.ipc.messages import Generate
 from lorax_serve.server.admission import Accepted
@@ -17,6 +17,7 @@ from lorax_serve.server.generation import (
     Piece,
     best_first,
 )
+from lorax_serve.server.long_lists import json_list
 from lorax_serve.server.schema.native import (
     AlternativeToken,
     BestOfSequence,
@@ -78,7 +79,7 @@ class NativeView:
 
     def _details(self, best: Answer, answers: Sequence[Answer]) -> Details:
         """The first answer has the prompt's logprobs: the others have the same."""
-        prefill = self._prefill(answers[0]) if self._asked.decoder_input_details else ()
+        prefill = json_list(self._prefill(answers[0]))
         others = tuple(
             self._other(answer, seed, prefill)
             for answer, seed in zip(answers, self._seeds, strict=True)
@@ -93,28 +94,29 @@ class NativeView:
                 seed for seed, each in zip(self._seeds, answers, strict=True) if each is best
             ),
             prefill=prefill,
-            tokens=tuple(map(self._token, best.tokens)),
+            tokens=json_list([*map(self._token, best.tokens)]),
             best_of_sequences=others or UNSET,
         )
 
-    def _other(
-        self, answer: Answer, seed: int | None, prefill: tuple[PrefillToken, ...]
-    ) -> BestOfSequence:
+    def _other(self, answer: Answer, seed: int | None, prefill: Raw) -> BestOfSequence:
         return BestOfSequence(
             generated_text=self._prefix + answer.finish.text,
             finish_reason=FINISH_REASON[answer.finish.end],
             generated_tokens=len(answer.tokens),
             seed=seed,
             prefill=prefill,
-            tokens=tuple(map(self._token, answer.tokens)),
+            tokens=json_list([*map(self._token, answer.tokens)]),
         )
 
-    def _prefill(self, answer: Answer) -> tuple[PrefillToken, ...]:
+    def _prefill(self, answer: Answer) -> list[PrefillToken]:
+        """Empty unless it was asked for."""
+        if not self._asked.decoder_input_details:
+            return []
         logprobs = (None, *(entry.logprob for entry in answer.prompt_logprobs))
-        return tuple(
+        return [
             PrefillToken(token_id, self._tokenizer.token_text(token_id), logprob)
             for token_id, logprob in zip(self._prompt_ids, logprobs, strict=True)
-        )
+        ]
 
     def _last_of_piece(self, token: GeneratedToken, piece: Piece) -> StreamEvent:
         if piece.finish is None:

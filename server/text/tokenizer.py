@@ -41,6 +41,7 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self._config = config
         self._rules = PieceRules.parse(component_state(tokenizer.decoder))
+        self._is_unigram = isinstance(tokenizer.model, tokenizers.models.Unigram)
         self._tokens = _tokens_by_id(tokenizer)
         self._pieces = [b"" if t is None else self._rules.piece(t) for t in self._tokens]
         self._special_ids = frozenset(
@@ -154,11 +155,13 @@ class Tokenizer:
 
     def _encode_pieces(self, text: str, add_special_tokens: bool) -> list[TokenPiece]:
         (found,) = self._tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)
+        # `tokens` and `offsets` make whole lists under the interpreter lock; of one by one others
+        # get their turns. But only `tokens` has what Unigram writes for a piece it does not know.
+        ids: list[int] = found.ids
+        names = found.tokens if self._is_unigram else map(self.vocabulary_piece, ids)
         return [
-            TokenPiece(token_id, piece, start, stop)
-            for token_id, piece, (start, stop) in zip(
-                found.ids, found.tokens, found.offsets, strict=True
-            )
+            TokenPiece(token_id, name, *(found.token_to_chars(place) or (0, 0)))
+            for place, (token_id, name) in enumerate(zip(ids, names, strict=True))
         ]
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
