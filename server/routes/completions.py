@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 from lorax_serve.ipc.types import TokenLogprob
 from lorax_serve.server.admission import Accepted
 from lorax_serve.server.error_replies import Failure
-from lorax_serve.server.generation import Answer, GeneratedToken, Piece, best_first
+from lorax_serve.server.generation import Answer, Piece, best_first
 from lorax_serve.server.http_body import read_json
 from lorax_serve.server.keys import SERVICE
 from lorax_serve.server.routes.echoed_prompt import EchoedPrompt
@@ -21,7 +21,7 @@ from lorax_serve.server.routes.openai_parts import (
     UsageReport,
     identity,
 )
-from lorax_serve.server.routes.token_scores import TokenScores, answer_scores
+from lorax_serve.server.routes.token_scores import TokenScores
 from lorax_serve.server.schema.openai import (
     COMPLETION,
     CompletionBody,
@@ -99,12 +99,14 @@ class CompletionView:
         self, index: int, number: int, answer: Answer, scores: Sequence[TokenLogprob]
     ) -> CompletionChoice:
         """`number`: of the prompt, whose logprobs the scores are."""
-        text, echoed = self._opening(number, scores)
-        listed = self._scores_of(answer.tokens, len(text))
+        listed = self._no_scores()
+        text = self._opening(number, scores, listed)
+        if listed is not None:
+            listed.add_answer(answer.tokens, len(text))
         return CompletionChoice(
             index=index,
             text=text + answer.finish.text,
-            logprobs=_shown(listed if echoed is None or listed is None else echoed + listed),
+            logprobs=_shown(listed),
             finish_reason=FINISH_REASON[answer.finish.end],
             stop_reason=answer.finish.stop_reason,
         )
@@ -125,15 +127,18 @@ class CompletionView:
         self._scores[number] += piece.prompt_logprobs
         usage = self._usage.so_far()
         if index not in self._num_characters and (piece.tokens or piece.finish):
-            text, echoed = self._opening(number, self._scores[number])
+            echoed = self._no_scores()
+            text = self._opening(number, self._scores[number], echoed)
             self._num_characters[index] = len(text)
             if self._echoes:
                 choice = CompletionChoice(index=index, text=text, logprobs=_shown(echoed))
                 yield self._completion((choice,), usage)
         if piece.tokens:
-            listed = self._scores_of(piece.tokens, self._num_characters[index])
+            listed = self._no_scores()
+            if listed is not None:
+                listed.add_answer(piece.tokens, self._num_characters[index])
             self._num_characters[index] += len(piece.text)
-            if piece.text or (listed and listed.tokens):
+            if piece.text or (listed and listed.num_tokens):
                 choice = CompletionChoice(index=index, text=piece.text, logprobs=_shown(listed))
                 yield self._completion((choice,), usage)
         if piece.finish is not None:
@@ -151,16 +156,19 @@ class CompletionView:
         return Completion(**asdict(self._identity), choices=tuple(choices), usage=usage)
 
     def _opening(
-        self, number: int, scores: Sequence[TokenLogprob]
-    ) -> tuple[str, TokenScores | None]:
-        """What a choice begins with: the prompt, if it is to be echoed."""
+        self, number: int, entries: Sequence[TokenLogprob], scores: TokenScores | None
+    ) -> str:
+        """What a choice begins with, which `scores` begin with too: the prompt, if it is echoed."""
         if not self._echoes:
-            return "", None
+            return ""
         echo = self._echoes[number]
-        return echo.text, echo.scores(scores) if self._lists_logprobs else None
+        if scores is not None:
+            echo.add_to(scores, entries)
+        return echo.text
 
-    def _scores_of(self, tokens: tuple[GeneratedToken, ...], offset: int) -> TokenScores | None:
-        return answer_scores(self._tokenizer, tokens, offset) if self._lists_logprobs else None
+    def _no_scores(self) -> TokenScores | None:
+        """None where logprobs are not listed."""
+        return TokenScores(self._tokenizer) if self._lists_logprobs else None
 
 
 def _echoes(

@@ -5,10 +5,11 @@ Of a long one everything here is long work: for a thread.
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 
 from lorax_serve.ipc.types import TokenLogprob
 from lorax_serve.server.request import Prompt
-from lorax_serve.server.routes.token_scores import TokenScores, token_scores
+from lorax_serve.server.routes.token_scores import TokenScores
 from lorax_serve.server.text.detokenizer import IncrementalDetokenizer
 from lorax_serve.server.text.tokenizer import Tokenizer
 
@@ -44,11 +45,9 @@ class EchoedPrompt:
         )
         return "".join(map(detokenizer.push, self._token_ids))
 
-    def scores(self, entries: Sequence[TokenLogprob]) -> TokenScores:
+    def add_to(self, scores: TokenScores, entries: Sequence[TokenLogprob]) -> None:
         """`entries` are of the tokens after the first, of which the model says nothing."""
-        return token_scores(
-            self._tokenizer, self._token_ids, (None, *entries), list(self._offsets())
-        )
+        scores.add(self._token_ids, chain((None,), entries), self._offsets())
 
     def _offsets(self) -> Iterator[int]:
         """Where each token begins. Special tokens may be in the text, or only around it."""

@@ -62,12 +62,12 @@ async def generate(
             )
         answers = await collect(source, len(accepted.messages))
     return web.Response(
-        body=await run_sized(sum(map(_num_shown, answers)), shown.reply, answers),
+        body=await run_sized(_num_tokens(accepted, answers), shown.reply, answers),
         content_type="application/json",
         headers=headers | answer_headers(request, accepted, accepted_at, answers),
     )
 
 
-def _num_shown(answer: Answer) -> int:
-    """At most so many tokens are shown one by one."""
-    return len(answer.tokens) + len(answer.prompt_logprobs)
+def _num_tokens(accepted: Accepted, answers: Iterable[Answer]) -> int:
+    """Prompts included: a reply may list them all."""
+    return accepted.num_prompt_tokens + sum(len(answer.tokens) for answer in answers)

@@ -1,7 +1,8 @@
 """A generation as LoRAX clients see it."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
+from itertools import chain
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -94,7 +95,7 @@ class NativeView:
                 seed for seed, each in zip(self._seeds, answers, strict=True) if each is best
             ),
             prefill=prefill,
-            tokens=json_list([*map(self._token, best.tokens)]),
+            tokens=json_list(map(self._token, best.tokens)),
             best_of_sequences=others or UNSET,
         )
 
@@ -105,18 +106,16 @@ class NativeView:
             generated_tokens=len(answer.tokens),
             seed=seed,
             prefill=prefill,
-            tokens=json_list([*map(self._token, answer.tokens)]),
+            tokens=json_list(map(self._token, answer.tokens)),
         )
 
-    def _prefill(self, answer: Answer) -> list[PrefillToken]:
-        """Empty unless it was asked for."""
+    def _prefill(self, answer: Answer) -> Iterator[PrefillToken]:
+        """None unless they were asked for."""
         if not self._asked.decoder_input_details:
-            return []
-        logprobs = (None, *(entry.logprob for entry in answer.prompt_logprobs))
-        return [
-            PrefillToken(token_id, self._tokenizer.token_text(token_id), logprob)
-            for token_id, logprob in zip(self._prompt_ids, logprobs, strict=True)
-        ]
+            return
+        logprobs = chain((None,), (entry.logprob for entry in answer.prompt_logprobs))
+        for token_id, logprob in zip(self._prompt_ids, logprobs, strict=True):
+            yield PrefillToken(token_id, self._tokenizer.token_text(token_id), logprob)
 
     def _last_of_piece(self, token: GeneratedToken, piece: Piece) -> StreamEvent:
         if piece.finish is None:

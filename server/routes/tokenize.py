@@ -67,7 +67,7 @@ async def _tokenized(service: Service, body: PromptTokenize | MessagesTokenize) 
 
 
 def _strings(service: Service, ids: Sequence[int]) -> Raw:
-    return json_list([*map(service.tokenizer.vocabulary_piece, ids)])
+    return json_list(map(service.tokenizer.vocabulary_piece, ids))
 
 
 async def _rendered(service: Service, body: MessagesTokenize) -> str:
