@@ -67,6 +67,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "num_threads": ("2", 2),
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("9000", 9000),
+    "chat_template_kwargs": ("enable_thinking,date_string", "enable_thinking,date_string"),
     "admin_key": ("a key", Secret("a key")),
     "shutdown_timeout": ("2.5", 2.5),
     "max_concurrent_requests": ("10", 10),
