@@ -27,7 +27,7 @@ class ContinuedMessage:
             raise _refused("The last message has no content to continue.")
         self._content = content
         self._mark = f"mark-{secrets.token_hex(_MARK_BYTES)}"
-        self.messages = (*before, {**last, "content": f"{content}{self._mark} "})
+        self.messages = [*before, {**last, "content": f"{content}{self._mark} "}]
 
     def cut(self, rendered: str) -> str:
         """The text before the mark. Raises ServeError where the template changed the content."""

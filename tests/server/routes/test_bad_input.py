@@ -265,7 +265,7 @@ OPENAI_FIELDS: list[tuple[str, object]] = [
     ("chat_template_kwargs", {"tokenize": True}),
     ("use_beam_search", True),
     ("merged_adapters", {"ids": ["alice"]}),
-    ("continue_final_message", True),
+    ("continue_final_message", "yes"),
     *CONSTRAINTS,
 ]
 

@@ -174,9 +174,12 @@ def check(template: ChatTemplate, oracle: Any, name: str, case: str) -> None:
     request, shown = CASES[case]
     got, expected = ours(template, request), theirs(oracle, name, request, shown)
     if isinstance(got, str) or "does not read" not in got.message:
-        assert (got if isinstance(got, str) else None) == expected, case
+        assert (got if isinstance(got, str) else None) == expected, (name, case)
     elif expected is not None:  # what would have been left out without a word
-        assert ("anakkale" if "tool calls" in got.message else "monsoon") not in expected, case
+        assert ("anakkale" if "tool calls" in got.message else "monsoon") not in expected, (
+            name,
+            case,
+        )
     if isinstance(got, ServeError):
         assert got.code is ErrorCode.INVALID_REQUEST
 
@@ -205,4 +208,4 @@ def test_every_template_there_is(tmp_path: Path, oracle: Any) -> None:
     for name in all_names():
         template = load(tmp_path, name)
         for case in CASES:
-            check(template, oracle, name, f"{name}: {case}")
+            check(template, oracle, name, case)
