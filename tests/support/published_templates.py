@@ -35,6 +35,7 @@ FAMILIES = (
     "meta-llama-Llama-3.2-3B-Instruct",
     "microsoft-Phi-3-mini-4k-instruct",
     "microsoft-Phi-3.5-mini-instruct",
+    "mistralai-Ministral-3-8B-Instruct-2512",
     "mistralai-Mistral-7B-Instruct-v0.2",
     "mistralai-Mistral-7B-Instruct-v0.3",
     "mistralai-Mistral-Nemo-Instruct-2407",

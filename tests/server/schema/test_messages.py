@@ -77,6 +77,12 @@ def test_old_function_calls_are_calls_whose_results_name_them() -> None:
     ]
 
 
+def test_past_thoughts_are_an_assistants() -> None:
+    thought = {"content": "x", "reasoning_content": "hm"}
+    assert read({"role": "assistant", **thought}) == [{"role": "assistant", **thought}]
+    assert read({"role": "user", **thought}) == [{"role": "user", "content": "x"}]
+
+
 def test_refusals_are_what_was_said() -> None:
     part = {"type": "refusal", "refusal": "No"}
     turns = read(
