@@ -147,6 +147,13 @@ GROUPS: Final = (
                 lorax_env=("PORT",),
             ),
             Option(
+                flags=("--chat-template-kwargs",),
+                name="chat_template_kwargs",
+                metavar="NAMES",
+                help="variables of the model's chat template that requests may set, with commas "
+                "between them",
+            ),
+            Option(
                 flags=("--admin-key",),
                 name="admin_key",
                 metavar="KEY",

@@ -42,6 +42,7 @@ class Service:
     engine: Engine
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
+    chat_template_kwargs: frozenset[str] = frozenset()  # the variables that a request may set
     resolver: AdapterResolver
     desk: AdapterDesk
     metrics: CollectorRegistry

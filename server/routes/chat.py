@@ -1,22 +1,19 @@
 """POST /v1/chat/completions."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
-from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.admission import Accepted
 from lorax_serve.server.error_replies import Failure
-from lorax_serve.server.errors import ServeError
 from lorax_serve.server.generation import Answer, Finish, GeneratedToken, Piece
 from lorax_serve.server.http_body import read_json
-from lorax_serve.server.keys import SERVICE
+from lorax_serve.server.keys import CHAT_PROMPTS, SERVICE
 from lorax_serve.server.routes.exchange import generate
 from lorax_serve.server.routes.openai_parts import (
     FINISH_REASON,
@@ -24,8 +21,7 @@ from lorax_serve.server.routes.openai_parts import (
     chat_logprobs,
     identity,
 )
-from lorax_serve.server.schema.messages import template_messages
-from lorax_serve.server.schema.openai import CHAT, ChatBody, chat_request
+from lorax_serve.server.schema.openai import CHAT, ChatBody, chat_conversation, chat_request
 from lorax_serve.server.schema.openai_replies import (
     ChatChoice,
     ChatChunk,
@@ -39,13 +35,17 @@ from lorax_serve.server.schema.openai_replies import (
 from lorax_serve.server.service import Service
 from lorax_serve.server.sse import DONE
 
+EFFORT: Final = "reasoning_effort"
+
 Tier = Literal["default"] | UnsetType
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     body, ignored = CHAT.parse(await read_json(request, service.limits))
-    asked = chat_request(body, await _rendered(service, body))
+    if body.reasoning_effort is not None and not _shows_effort(request):
+        ignored = (*ignored, EFFORT)
+    asked = chat_request(body, await _rendered(request, body))
     return await generate(
         request,
         asked,
@@ -55,19 +55,14 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     )
 
 
-async def _rendered(service: Service, body: ChatBody) -> str:
+async def _rendered(request: web.Request, body: ChatBody) -> str:
     """The prompt the model's template makes of the messages."""
-    if service.chat_template is None:
-        raise ServeError(
-            ErrorCode.INVALID_REQUEST,
-            "This model has no chat template; use /v1/completions.",
-            param="messages",
-        )
-    return await asyncio.to_thread(
-        service.chat_template.render,
-        template_messages(body.messages),
-        add_generation_prompt=body.add_generation_prompt,
-    )
+    conversation = chat_conversation(body, shows_effort=_shows_effort(request))
+    return await request.app[CHAT_PROMPTS].render(conversation)
+
+
+def _shows_effort(request: web.Request) -> bool:
+    return request.app[CHAT_PROMPTS].allows(EFFORT)
 
 
 class ChatView:

@@ -9,13 +9,10 @@ from collections.abc import Iterable
 import msgspec
 from aiohttp import web
 
-from lorax_serve.ipc.types import ErrorCode
-from lorax_serve.server.errors import ServeError
 from lorax_serve.server.http_body import read_json
-from lorax_serve.server.keys import SERVICE, TEXT_PLACES
+from lorax_serve.server.keys import CHAT_PROMPTS, SERVICE, TEXT_PLACES
 from lorax_serve.server.reply_headers import ignored_headers
 from lorax_serve.server.schema.common import invalid
-from lorax_serve.server.schema.messages import template_messages
 from lorax_serve.server.schema.tokenize import (
     DETOKENIZE,
     Detokenized,
@@ -42,7 +39,11 @@ async def tokenize(request: web.Request) -> web.Response:
                 max_tokens=_max_tokens(service),
             )
             return _json(pieces, ignored)
-        return _json(await _tokenized(service, body), ignored)
+        if isinstance(body, PromptTokenize):
+            text = body.prompt
+        else:
+            text = await request.app[CHAT_PROMPTS].render(body.conversation())
+        return _json(await _tokenized(service, body, text), ignored)
 
 
 async def detokenize(request: web.Request) -> web.Response:
@@ -54,25 +55,14 @@ async def detokenize(request: web.Request) -> web.Response:
         return _json(Detokenized(await _text(service, body.tokens)), ignored)
 
 
-async def _tokenized(service: Service, body: PromptTokenize | MessagesTokenize) -> Tokenized:
-    text = body.prompt if isinstance(body, PromptTokenize) else await _rendered(service, body)
+async def _tokenized(
+    service: Service, body: PromptTokenize | MessagesTokenize, text: str
+) -> Tokenized:
     ids = await service.tokenizer.encode_bounded(
         text, add_special_tokens=body.add_special_tokens, max_tokens=_max_tokens(service)
     )
     strings = list(map(service.tokenizer.vocabulary_piece, ids)) if body.return_token_strs else None
     return Tokenized(len(ids), service.engine.info.max_model_len, ids, strings)
-
-
-async def _rendered(service: Service, body: MessagesTokenize) -> str:
-    if service.chat_template is None:
-        raise ServeError(
-            ErrorCode.INVALID_REQUEST, "This model has no chat template.", param="messages"
-        )
-    return await asyncio.to_thread(
-        service.chat_template.render,
-        template_messages(body.messages),
-        add_generation_prompt=body.add_generation_prompt,
-    )
 
 
 async def _text(service: Service, token_ids: tuple[int, ...]) -> str:

@@ -29,7 +29,13 @@ from lorax_serve.server.schema.constraints import (
     guided_constraint,
     only_one,
 )
-from lorax_serve.server.schema.messages import Message
+from lorax_serve.server.schema.conversation import (
+    Conversation,
+    Documents,
+    Messages,
+    TemplateKwargs,
+    conversation,
+)
 
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -120,12 +126,16 @@ class GenerationBody(Struct, frozen=True, kw_only=True):
 
 
 class ChatBody(GenerationBody, frozen=True, kw_only=True):
-    messages: Annotated[tuple[Message, ...], Meta(min_length=1, max_length=4096)]
+    messages: Messages
     n: NumChoices = 1
     max_completion_tokens: Count | None = None
     logprobs: bool = False
     top_logprobs: NumTop | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None  # true, but where the last message is continued
+    continue_final_message: bool = False
+    documents: Documents = ()
+    chat_template_kwargs: TemplateKwargs = {}
+    reasoning_effort: Annotated[str, Meta(max_length=32)] | None = None
     service_tier: Annotated[str, Meta(max_length=32)] | None = None  # any is answered "default"
 
 
@@ -181,6 +191,22 @@ UNSERVED: dict[str, tuple[object, ...]] = {
 
 CHAT = ObjectShape(ChatBody, unserved=UNSERVED, tolerated=TOLERATED, large=("messages",))
 COMPLETION = ObjectShape(CompletionBody, unserved=UNSERVED, tolerated=TOLERATED, large=("prompt",))
+
+
+def chat_conversation(body: ChatBody, *, shows_effort: bool) -> Conversation:
+    """`shows_effort`: `reasoning_effort` is among the template's variables. Raises ServeError on
+    fields that contradict, and messages that no template can read.
+    """
+    effort: dict[str, object] = {}
+    if shows_effort and body.reasoning_effort is not None:
+        effort["reasoning_effort"] = body.reasoning_effort
+    return conversation(
+        body.messages,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
+        documents=body.documents or None,
+        kwargs={**effort, **body.chat_template_kwargs},
+    )
 
 
 def chat_request(body: ChatBody, prompt: str) -> GenerationRequest:

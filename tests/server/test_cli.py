@@ -69,6 +69,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "embedding_pooling": ("mean", Pooling.MEAN),
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("9000", 9000),
+    "chat_template_kwargs": ("enable_thinking,date_string", "enable_thinking,date_string"),
     "admin_key": ("a key", Secret("a key")),
     "shutdown_timeout": ("2.5", 2.5),
     "max_concurrent_requests": ("10", 10),
