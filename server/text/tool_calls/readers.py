@@ -113,7 +113,7 @@ class CallReader:
             if mark and text.startswith(mark, start):
                 self._raw.append(mark)
                 if mark == self._form.closing:
-                    self._mode = _Mode.CONTENT
+                    self._close()
                 return start + len(mark)
             if mark and len(text) - start < len(mark) and mark.startswith(text[start:]):
                 self._held = text[start:]
@@ -132,6 +132,11 @@ class CallReader:
             self._give_up()
             return start
         return start + 1
+
+    def _close(self) -> None:
+        if self._raw[0] == self._form.opening:  # nothing was called
+            self._give_up()
+        self._mode = _Mode.CONTENT
 
     def _read_call(self, char: str) -> None:
         self._raw.append(char)
