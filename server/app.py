@@ -56,7 +56,9 @@ def build_app(service: Service) -> web.Application:
     )
     app[SERVICE] = service
     app[ADMISSION] = Admission(service)
-    app[CHAT_PROMPTS] = ChatPrompts(service.chat_template, service.chat_template_kwargs)
+    app[CHAT_PROMPTS] = ChatPrompts(
+        service.chat_template, service.chat_template_kwargs, service.tool_call_parser
+    )
     app[TEXT_PLACES] = Places(service.limits.max_concurrent_requests)
     app.on_response_prepare.append(_show_request_id)
     app.on_shutdown.append(_stop_waiting)

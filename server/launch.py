@@ -142,6 +142,7 @@ class _Serving:
             tokenizer=self._tokenizer,
             chat_template=self._chat_template,
             chat_template_kwargs=frozenset(names(config.chat_template_kwargs)),
+            tool_call_parser=config.tool_call_parser,
             resolver=self._resolver,
             desk=open_desk(
                 client, self._resolver, self._adapters, base_names=base_names, registry=registry

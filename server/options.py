@@ -154,6 +154,13 @@ GROUPS: Final = (
                 "between them",
             ),
             Option(
+                flags=("--tool-call-parser",),
+                name="tool_call_parser",
+                metavar="NAME",
+                help="how the model writes calls of tools: hermes, llama3_json, mistral, none, or "
+                "auto, as its chat template teaches it",
+            ),
+            Option(
                 flags=("--admin-key",),
                 name="admin_key",
                 metavar="KEY",

@@ -1,4 +1,5 @@
-"""OpenAI's request bodies, with the extensions that LoRAX and vLLM made usual."""
+"""What OpenAI's request bodies share, and that of completions, with the extensions that LoRAX and
+vLLM made usual."""
 
 from dataclasses import replace
 from typing import Annotated, TypeGuard
@@ -28,13 +29,6 @@ from lorax_serve.server.schema.constraints import (
     StructuredOutputs,
     guided_constraint,
     only_one,
-)
-from lorax_serve.server.schema.conversation import (
-    Conversation,
-    Documents,
-    Messages,
-    TemplateKwargs,
-    conversation,
 )
 
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
@@ -125,20 +119,6 @@ class GenerationBody(Struct, frozen=True, kw_only=True):
             raise invalid("stream_options", "needs `stream` to be true")
 
 
-class ChatBody(GenerationBody, frozen=True, kw_only=True):
-    messages: Messages
-    n: NumChoices = 1
-    max_completion_tokens: Count | None = None
-    logprobs: bool = False
-    top_logprobs: NumTop | None = None
-    add_generation_prompt: bool | None = None  # true, but where the last message is continued
-    continue_final_message: bool = False
-    documents: Documents = ()
-    chat_template_kwargs: TemplateKwargs = {}
-    reasoning_effort: Annotated[str, Meta(max_length=32)] | None = None
-    service_tier: Annotated[str, Meta(max_length=32)] | None = None  # any is answered "default"
-
-
 class CompletionBody(GenerationBody, frozen=True, kw_only=True):
     prompt: (
         Annotated[str, Meta(min_length=1)]
@@ -159,7 +139,6 @@ class CompletionBody(GenerationBody, frozen=True, kw_only=True):
 # Accepted from every client and without effect here: accounting, caching and safety hints.
 TOLERATED = (
     "metadata",
-    "parallel_tool_calls",
     "prediction",
     "prompt_cache_key",
     "prompt_cache_options",
@@ -189,36 +168,7 @@ UNSERVED: dict[str, tuple[object, ...]] = {
     "web_search_options": (),
 }
 
-CHAT = ObjectShape(ChatBody, unserved=UNSERVED, tolerated=TOLERATED, large=("messages",))
 COMPLETION = ObjectShape(CompletionBody, unserved=UNSERVED, tolerated=TOLERATED, large=("prompt",))
-
-
-def chat_conversation(body: ChatBody, *, shows_effort: bool) -> Conversation:
-    """`shows_effort`: `reasoning_effort` is among the template's variables. Raises ServeError on
-    fields that contradict, and messages that no template can read.
-    """
-    effort: dict[str, object] = {}
-    if shows_effort and body.reasoning_effort is not None:
-        effort["reasoning_effort"] = body.reasoning_effort
-    return conversation(
-        body.messages,
-        add_generation_prompt=body.add_generation_prompt,
-        continue_final_message=body.continue_final_message,
-        documents=body.documents or None,
-        kwargs={**effort, **body.chat_template_kwargs},
-    )
-
-
-def chat_request(body: ChatBody, prompt: str) -> GenerationRequest:
-    """`prompt` is the rendered chat template. Raises ServeError on fields that contradict."""
-    if body.top_logprobs is not None and not body.logprobs:
-        raise invalid("top_logprobs", "needs `logprobs` to be true")
-    if body.max_tokens not in (None, body.max_completion_tokens or body.max_tokens):
-        raise invalid("max_tokens", "differs from `max_completion_tokens`")
-    num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    max_new_tokens = body.max_completion_tokens or body.max_tokens
-    request = _request(body, prompt, num_logprobs, max_new_tokens, add_special_tokens=False)
-    return replace(request, num_branches=body.n)
 
 
 def completion_request(body: CompletionBody) -> GenerationRequest:
@@ -233,7 +183,9 @@ def completion_request(body: CompletionBody) -> GenerationRequest:
     num_logprobs = body.logprobs
     if num_logprobs is None and body.num_branches > body.n:
         num_logprobs = 0  # the best are found by them
-    request = _request(body, prompt, num_logprobs, body.max_tokens, add_special_tokens=True)
+    request = generation_request(
+        body, prompt, num_logprobs, body.max_tokens, add_special_tokens=True
+    )
     return replace(
         request,
         further_prompts=tuple(others),
@@ -242,7 +194,7 @@ def completion_request(body: CompletionBody) -> GenerationRequest:
     )
 
 
-def _request(
+def generation_request(
     body: GenerationBody,
     prompt: Prompt,
     num_logprobs: int | None,

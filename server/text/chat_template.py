@@ -54,6 +54,11 @@ class ChatTemplate:
         }
         return cls(templates, config.template_variables())
 
+    @property
+    def text_for_tools(self) -> str:
+        """The template of a request that has tools."""
+        return self._chosen(True).source
+
     def reads(self, word: str, *, with_tools: bool) -> bool:
         """Whether the template names the variable, the field or the text `word`; `with_tools`: the
         one for a request that has some.

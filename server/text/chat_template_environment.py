@@ -47,6 +47,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class CompiledTemplate:
+    source: str
     program: jinja2.Template
     words: frozenset[str]  # its names, attributes and string constants, comments left out
 
@@ -60,7 +61,7 @@ def compile_template(
         words = frozenset(_words(tree))
         for body in list(_repeated(tree)):
             body.insert(0, BudgetChecks.node(body[0].lineno if body else 1))
-        return CompiledTemplate(environment.from_string(tree), words)
+        return CompiledTemplate(source, environment.from_string(tree), words)
     except Exception as error:  # jinja2's own, or Python's for a `break` outside a loop
         raise StartError(f"The chat template {name!r} does not parse: {error}.") from error
 

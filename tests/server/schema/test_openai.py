@@ -13,8 +13,9 @@ from lorax_serve.server.request import (
     JsonSchema,
     Regex,
 )
+from lorax_serve.server.schema.chat import CHAT, chat_request
 from lorax_serve.server.schema.messages import template_messages
-from lorax_serve.server.schema.openai import CHAT, COMPLETION, chat_request, completion_request
+from lorax_serve.server.schema.openai import COMPLETION, completion_request
 
 SCHEMA = {"type": "integer"}
 

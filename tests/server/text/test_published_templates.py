@@ -12,7 +12,7 @@ from transformers.utils import chat_template_utils
 
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
-from lorax_serve.server.schema.openai import CHAT, chat_conversation
+from lorax_serve.server.schema.chat import CHAT, chat_conversation
 from lorax_serve.server.text import chat_template_environment
 from lorax_serve.server.text.chat_template import ChatTemplate
 from oracle_tokenizer import load_oracle
