@@ -1,4 +1,4 @@
-"""A server with the demo's adapters, and each environment of clients run against it once."""
+"""A server with the demo's adapters for each module; environments of clients run against it once."""
 
 import json
 import os
@@ -18,21 +18,23 @@ PROGRAMS = Path(__file__).parent / "programs"
 QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     prepare_demo_model(CACHE, lambda line: None)
     log = tmp_path_factory.mktemp("server") / "log"
     with LiveServer("--adapter-dir", ADAPTERS, "--cache-dir", CACHE, log=log) as running:
         yield running
         assert running.engine_pid, "the engine died during the tests"
+    text = log.read_text()
+    assert "Traceback" not in text, text
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def openai_1(server: LiveServer) -> dict[str, Any]:
     return _results(server, environment="openai-1", program="openai_1.py")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def frameworks(server: LiveServer) -> dict[str, Any]:
     return _results(server, environment="frameworks", program="frameworks.py")
 
