@@ -11,6 +11,7 @@ from aiohttp import web
 
 from lorax_serve.server.admin_key import AdminKey
 from lorax_serve.server.admission import Admission
+from lorax_serve.server.chat_prompts import ChatPrompts
 from lorax_serve.server.error_replies import (
     INTERNAL,
     error_reply,
@@ -18,7 +19,14 @@ from lorax_serve.server.error_replies import (
     failure_of_http,
 )
 from lorax_serve.server.errors import ServeError
-from lorax_serve.server.keys import ADMISSION, RECEIVED_AT, REQUEST_ID, SERVICE, TEXT_PLACES
+from lorax_serve.server.keys import (
+    ADMISSION,
+    CHAT_PROMPTS,
+    RECEIVED_AT,
+    REQUEST_ID,
+    SERVICE,
+    TEXT_PLACES,
+)
 from lorax_serve.server.places import Places
 from lorax_serve.server.routes import (
     admin,
@@ -48,10 +56,14 @@ def build_app(service: Service) -> web.Application:
     )
     app[SERVICE] = service
     app[ADMISSION] = Admission(service)
+    app[CHAT_PROMPTS] = ChatPrompts(
+        service.chat_template, service.chat_template_kwargs, service.tool_call_parser
+    )
     app[TEXT_PLACES] = Places(service.limits.max_concurrent_requests)
     app.on_response_prepare.append(_show_request_id)
     app.on_shutdown.append(_stop_waiting)
     app.on_cleanup.append(_close_sources)
+    app.on_cleanup.append(_end_rendering)
     app.add_routes(
         [
             web.post("/", native.root),
@@ -132,6 +144,10 @@ async def _stop_waiting(app: web.Application) -> None:
 
 async def _close_sources(app: web.Application) -> None:
     await app[SERVICE].resolver.close()
+
+
+async def _end_rendering(app: web.Application) -> None:
+    app[CHAT_PROMPTS].close()
 
 
 async def _show_request_id(request: web.Request, response: web.StreamResponse) -> None:

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from lorax_serve.ipc.config import EngineConfig
 from lorax_serve.ipc.types import Pooling
 from lorax_serve.server.secret import Secret
+from lorax_serve.server.text.tool_calls.formats import ToolCallParser
 
 
 class LogFormat(enum.Enum):
@@ -82,6 +83,8 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 8 * 2**20
     max_concurrent_requests: Annotated[int, Meta(ge=1, le=100_000)] = 256
     max_waiting_requests: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    tool_call_parser: ToolCallParser = ToolCallParser.AUTO
+    chat_template_kwargs: str = "enable_thinking"  # names, with commas between them
     max_choices: Annotated[int, Meta(ge=1, le=4096)] = 128
     max_stop_sequences: Annotated[int, Meta(ge=0, le=1024)] = 16
     log_level: LogLevel = LogLevel.INFO

@@ -32,6 +32,7 @@ from lorax_serve.server.lifetime import Plan, live
 from lorax_serve.server.listening import bound_sockets, url
 from lorax_serve.server.logging import configure_logging
 from lorax_serve.server.model_source import ModelSource, find_model
+from lorax_serve.server.option_checks import names
 from lorax_serve.server.preload import preload
 from lorax_serve.server.progress import Progress, ProgressBar, ProgressLines
 from lorax_serve.server.service import Limits, Service
@@ -142,6 +143,8 @@ class _Serving:
             engine=client,
             tokenizer=self._tokenizer,
             chat_template=self._chat_template,
+            chat_template_kwargs=frozenset(names(config.chat_template_kwargs)),
+            tool_call_parser=config.tool_call_parser,
             resolver=self._resolver,
             desk=open_desk(
                 client, self._resolver, self._adapters, base_names=base_names, registry=registry

@@ -17,28 +17,34 @@ T = TypeVar("T")
 _ITEMS_AT_ONCE: Final = 1024  # some hundred microseconds
 
 
-def json_list(items: Iterable[object]) -> Raw:
-    """`items` as `msgspec.json.encode` writes a list of them, to stand in a struct that is encoded.
-    Only some of what an iterator makes is there at a time.
+def json_list(items: Iterable[object]) -> bytes:
+    """`items` as `msgspec.json.encode` writes a list. Only some of what an iterator makes are
+    there at a time.
     """
     written = JsonList()
     for some in slices(items):
         written.extend(some)
-    return written.raw()
+    return written.json()
 
 
 class JsonList:
     """A list that is written as its items come."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self._parts = [b"["]
 
     def extend(self, items: list[T]) -> None:
         if items:
+            if len(self._parts) > 1:
+                self._parts.append(b",")
             self._parts.append(msgspec.json.encode(items)[1:-1])
 
+    def json(self) -> bytes:
+        return b"".join((*self._parts, b"]"))
+
     def raw(self) -> Raw:
-        return Raw(b"[" + b",".join(self._parts) + b"]")
+        """To stand in a struct that is encoded."""
+        return Raw(self.json())
 
 
 def slices(items: Iterable[T]) -> Iterator[list[T]]:

@@ -147,6 +147,20 @@ GROUPS: Final = (
                 lorax_env=("PORT",),
             ),
             Option(
+                flags=("--chat-template-kwargs",),
+                name="chat_template_kwargs",
+                metavar="NAMES",
+                help="variables of the model's chat template that requests may set, with commas "
+                "between them",
+            ),
+            Option(
+                flags=("--tool-call-parser",),
+                name="tool_call_parser",
+                metavar="NAME",
+                help="how the model writes calls of tools: hermes, llama3_json, mistral, none, or "
+                "auto, as its chat template teaches it",
+            ),
+            Option(
                 flags=("--admin-key",),
                 name="admin_key",
                 metavar="KEY",

@@ -1,7 +1,8 @@
 """When each step of the stub engine was sent, for whoever reads what became of it.
 
-A step gives every stream the same token, whose text is the step's number modulo NUM_TICKS; the time
-lies at that place of a file that both map. `time.monotonic` is one clock for all processes.
+A step gives every stream the same token, whose text is the step's number modulo NUM_TICKS; the
+time lies at that place of a file that both map. `time.monotonic` is one clock for all processes of
+a host.
 """
 
 import mmap

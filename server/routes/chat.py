@@ -1,22 +1,20 @@
 """POST /v1/chat/completions."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
-from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.admission import Accepted
 from lorax_serve.server.error_replies import Failure
-from lorax_serve.server.errors import ServeError
 from lorax_serve.server.generation import Answer, Finish, GeneratedToken, Piece
 from lorax_serve.server.http_body import read_json
-from lorax_serve.server.keys import SERVICE
+from lorax_serve.server.keys import CHAT_PROMPTS, SERVICE
+from lorax_serve.server.routes.chat_calls import ChoiceCalls
 from lorax_serve.server.routes.exchange import generate
 from lorax_serve.server.routes.openai_parts import (
     FINISH_REASON,
@@ -24,8 +22,8 @@ from lorax_serve.server.routes.openai_parts import (
     chat_logprobs,
     identity,
 )
-from lorax_serve.server.schema.messages import template_messages
-from lorax_serve.server.schema.openai import CHAT, ChatBody, chat_request
+from lorax_serve.server.schema.chat import CHAT, ChatBody, chat_conversation, chat_request
+from lorax_serve.server.schema.common import unsupported
 from lorax_serve.server.schema.openai_replies import (
     ChatChoice,
     ChatChunk,
@@ -34,10 +32,15 @@ from lorax_serve.server.schema.openai_replies import (
     ChatDelta,
     ChatLogprobs,
     ChatMessage,
+    FinishReason,
     Usage,
 )
+from lorax_serve.server.schema.tools import AskedTools, ToolMode
 from lorax_serve.server.service import Service
 from lorax_serve.server.sse import DONE
+from lorax_serve.server.text.tool_calls.formats import CallFormat
+
+EFFORT: Final = "reasoning_effort"
 
 Tier = Literal["default"] | UnsetType
 
@@ -45,40 +48,68 @@ Tier = Literal["default"] | UnsetType
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     service = request.app[SERVICE]
     body, ignored = CHAT.parse(await read_json(request, service.limits))
-    asked = chat_request(body, await _rendered(service, body))
+    if body.reasoning_effort is not None and not _shows_effort(request):
+        ignored = (*ignored, EFFORT)
+    tools = body.asked_tools()
+    prompt = await _rendered(request, body, tools)
+    form = _call_format(request, body, tools)
+    shows_marks = form is not None and form.marks_are_special
+    asked = chat_request(body, prompt, tools, shows_marks=shows_marks)
     return await generate(
         request,
         asked,
-        lambda accepted: ChatView(service, accepted, body),
+        lambda accepted: ChatView(service, accepted, body, tools, form),
         streams=body.stream,
         ignored=ignored,
     )
 
 
-async def _rendered(service: Service, body: ChatBody) -> str:
+async def _rendered(request: web.Request, body: ChatBody, tools: AskedTools | None) -> str:
     """The prompt the model's template makes of the messages."""
-    if service.chat_template is None:
-        raise ServeError(
-            ErrorCode.INVALID_REQUEST,
-            "This model has no chat template; use /v1/completions.",
-            param="messages",
-        )
-    return await asyncio.to_thread(
-        service.chat_template.render,
-        template_messages(body.messages),
-        add_generation_prompt=body.add_generation_prompt,
-    )
+    conversation = chat_conversation(body, shows_effort=_shows_effort(request))
+    prompts = request.app[CHAT_PROMPTS]
+    if tools is None:
+        return await prompts.render(conversation)
+    if prompts.shows_tools:
+        return await prompts.render(conversation, tools=tools.shown())
+    if tools.mode is ToolMode.AUTO:
+        hint = "its model's chat template shows no tools; a call can be forced by `tool_choice`"
+        raise unsupported("functions" if tools.is_old else "tools", hint)
+    return await prompts.render(conversation)
+
+
+def _call_format(
+    request: web.Request, body: ChatBody, tools: AskedTools | None
+) -> CallFormat | None:
+    """How the model writes calls where it decides: not at all, if the answer is constrained."""
+    if tools is None or (tools.mode is ToolMode.AUTO and body.constraint() is not None):
+        return None
+    return request.app[CHAT_PROMPTS].call_format
+
+
+def _shows_effort(request: web.Request) -> bool:
+    return request.app[CHAT_PROMPTS].allows(EFFORT)
 
 
 class ChatView:
     """One chat request's reply, or its chunks: a role, contents, a finish, perhaps the usage."""
 
-    def __init__(self, service: Service, accepted: Accepted, body: ChatBody) -> None:
+    def __init__(
+        self,
+        service: Service,
+        accepted: Accepted,
+        body: ChatBody,
+        tools: AskedTools | None,
+        form: CallFormat | None,
+    ) -> None:
+        """`form` is how the model writes calls of the tools, if it does."""
         self._tokenizer = service.tokenizer
         self._lists_logprobs = body.logprobs
         self._tier: Tier = UNSET if body.service_tier is None else "default"
         self._identity = identity(service, accepted, prefix="chatcmpl-")
         self._usage = UsageReport(body.stream_options, accepted)
+        # One for each choice, if there are tools.
+        self._calls = () if tools is None else [ChoiceCalls(tools, form) for _ in range(body.n)]
         self._num_choices = body.n
         self._begun = False
 
@@ -93,11 +124,15 @@ class ChatView:
         return msgspec.json.encode(completion)
 
     def _choice(self, index: int, answer: Answer) -> ChatChoice:
+        finish = answer.finish
+        message = (
+            self._calls[index].message(finish.text) if self._calls else ChatMessage(finish.text)
+        )
         return ChatChoice(
             index=index,
-            message=ChatMessage(answer.finish.text),
+            message=message,
             logprobs=self._logprobs(answer.tokens),
-            finish_reason=FINISH_REASON[answer.finish.end],
+            finish_reason=self._finish_reason(index, finish),
             stop_reason=answer.finish.stop_reason,
         )
 
@@ -122,12 +157,22 @@ class ChatView:
                 begun = ChatChunkChoice(index=index, delta=ChatDelta("assistant", ""))
                 yield self._chunk(begun, usage)
         logprobs = self._logprobs(piece.tokens)
-        if piece.text or (logprobs and logprobs.content):
-            delta = ChatDelta(content=piece.text)
+        deltas = list(self._deltas(piece))
+        if not deltas and logprobs and logprobs.content:
+            deltas = [ChatDelta(content="")]
+        for delta in deltas:
             choice = ChatChunkChoice(index=piece.index, delta=delta, logprobs=logprobs)
+            logprobs = None
             yield self._chunk(choice, usage)
         if piece.finish is not None:
-            yield self._chunk(_finish_choice(piece.index, piece.finish), usage)
+            yield self._chunk(self._finish_choice(piece.index, piece.finish), usage)
+
+    def _deltas(self, piece: Piece) -> Iterator[ChatDelta]:
+        if self._calls:
+            is_last = piece.finish is not None
+            yield from self._calls[piece.index].deltas(piece.text, is_last=is_last)
+        elif piece.text:
+            yield ChatDelta(content=piece.text)
 
     def _chunk(self, choice: ChatChunkChoice | None, usage: Usage | UnsetType | None) -> ChatChunk:
         choices = () if choice is None else (choice,)
@@ -136,11 +181,15 @@ class ChatView:
     def _logprobs(self, tokens: tuple[GeneratedToken, ...]) -> ChatLogprobs | None:
         return chat_logprobs(self._tokenizer, tokens) if self._lists_logprobs else None
 
+    def _finish_choice(self, index: int, finish: Finish) -> ChatChunkChoice:
+        return ChatChunkChoice(
+            index=index,
+            delta=ChatDelta(),
+            finish_reason=self._finish_reason(index, finish),
+            stop_reason=finish.stop_reason,
+        )
 
-def _finish_choice(index: int, finish: Finish) -> ChatChunkChoice:
-    return ChatChunkChoice(
-        index=index,
-        delta=ChatDelta(),
-        finish_reason=FINISH_REASON[finish.end],
-        stop_reason=finish.stop_reason,
-    )
+    def _finish_reason(self, index: int, finish: Finish) -> FinishReason:
+        return (
+            self._calls[index].finish_reason(finish) if self._calls else FINISH_REASON[finish.end]
+        )

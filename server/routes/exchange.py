@@ -13,6 +13,7 @@ from lorax_serve.server.admission import Accepted
 from lorax_serve.server.asked_adapter import note_failure
 from lorax_serve.server.error_replies import Failure
 from lorax_serve.server.generation import Answer, Piece, collect, pieces
+from lorax_serve.server.json_reply import json_reply
 from lorax_serve.server.keys import ADMISSION, SERVICE
 from lorax_serve.server.reply_headers import answer_headers, common_headers
 from lorax_serve.server.request import GenerationRequest
@@ -61,11 +62,8 @@ async def generate(
                 limits=service.limits,
             )
         answers = await collect(source, len(accepted.messages))
-    return web.Response(
-        body=await run_sized(_num_tokens(accepted, answers), shown.reply, answers),
-        content_type="application/json",
-        headers=headers | answer_headers(request, accepted, accepted_at, answers),
-    )
+    body = await run_sized(_num_tokens(accepted, answers), shown.reply, answers)
+    return json_reply(body, headers | answer_headers(request, accepted, accepted_at, answers))
 
 
 def _num_tokens(accepted: Accepted, answers: Iterable[Answer]) -> int:

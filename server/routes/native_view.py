@@ -80,7 +80,7 @@ class NativeView:
 
     def _details(self, best: Answer, answers: Sequence[Answer]) -> Details:
         """The first answer has the prompt's logprobs: the others have the same."""
-        prefill = json_list(self._prefill(answers[0]))
+        prefill = Raw(json_list(self._prefill(answers[0])))
         others = tuple(
             self._other(answer, seed, prefill)
             for answer, seed in zip(answers, self._seeds, strict=True)
@@ -95,7 +95,7 @@ class NativeView:
                 seed for seed, each in zip(self._seeds, answers, strict=True) if each is best
             ),
             prefill=prefill,
-            tokens=json_list(map(self._token, best.tokens)),
+            tokens=Raw(json_list(map(self._token, best.tokens))),
             best_of_sequences=others or UNSET,
         )
 
@@ -106,7 +106,7 @@ class NativeView:
             generated_tokens=len(answer.tokens),
             seed=seed,
             prefill=prefill,
-            tokens=json_list(map(self._token, answer.tokens)),
+            tokens=Raw(json_list(map(self._token, answer.tokens))),
         )
 
     def _prefill(self, answer: Answer) -> Iterator[PrefillToken]:

@@ -3,21 +3,18 @@
 A text may be as long as `truncate` could rescue, which is longer than what can be generated from.
 """
 
-import asyncio
 from collections.abc import Iterable, Sequence
 
 import msgspec
 from aiohttp import web
 from msgspec import Raw
 
-from lorax_serve.ipc.types import ErrorCode
-from lorax_serve.server.errors import ServeError
 from lorax_serve.server.http_body import read_json
-from lorax_serve.server.keys import SERVICE, TEXT_PLACES
+from lorax_serve.server.json_reply import json_reply
+from lorax_serve.server.keys import CHAT_PROMPTS, SERVICE, TEXT_PLACES
 from lorax_serve.server.long_lists import json_list
 from lorax_serve.server.reply_headers import ignored_headers
 from lorax_serve.server.schema.common import invalid
-from lorax_serve.server.schema.messages import template_messages
 from lorax_serve.server.schema.tokenize import (
     DETOKENIZE,
     Detokenized,
@@ -42,8 +39,13 @@ async def tokenize(request: web.Request) -> web.Response:
                 add_special_tokens=body.add_special_tokens,
                 max_tokens=_max_tokens(service),
             )
-            return _json(await run_sized(len(pieces), json_list, pieces), ignored)
-        return _json(await _tokenized(service, body), ignored)
+            reply = await run_sized(len(pieces), json_list, pieces)
+            return json_reply(reply, ignored_headers(ignored))
+        if isinstance(body, PromptTokenize):
+            text = body.prompt
+        else:
+            text = await request.app[CHAT_PROMPTS].render(body.conversation())
+        return _json(await _tokenized(service, body, text), ignored)
 
 
 async def detokenize(request: web.Request) -> web.Response:
@@ -55,8 +57,9 @@ async def detokenize(request: web.Request) -> web.Response:
         return _json(Detokenized(await _text(service, body.tokens)), ignored)
 
 
-async def _tokenized(service: Service, body: PromptTokenize | MessagesTokenize) -> Tokenized:
-    text = body.prompt if isinstance(body, PromptTokenize) else await _rendered(service, body)
+async def _tokenized(
+    service: Service, body: PromptTokenize | MessagesTokenize, text: str
+) -> Tokenized:
     ids = await service.tokenizer.encode_bounded(
         text, add_special_tokens=body.add_special_tokens, max_tokens=_max_tokens(service)
     )
@@ -67,19 +70,7 @@ async def _tokenized(service: Service, body: PromptTokenize | MessagesTokenize) 
 
 
 def _strings(service: Service, ids: Sequence[int]) -> Raw:
-    return json_list(map(service.tokenizer.vocabulary_piece, ids))
-
-
-async def _rendered(service: Service, body: MessagesTokenize) -> str:
-    if service.chat_template is None:
-        raise ServeError(
-            ErrorCode.INVALID_REQUEST, "This model has no chat template.", param="messages"
-        )
-    return await asyncio.to_thread(
-        service.chat_template.render,
-        template_messages(body.messages),
-        add_generation_prompt=body.add_generation_prompt,
-    )
+    return Raw(json_list(map(service.tokenizer.vocabulary_piece, ids)))
 
 
 async def _text(service: Service, token_ids: tuple[int, ...]) -> str:
@@ -102,8 +93,4 @@ def _max_tokens(service: Service) -> int:
 
 
 def _json(reply: object, ignored: Iterable[str]) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(reply),
-        content_type="application/json",
-        headers=ignored_headers(ignored),
-    )
+    return json_reply(msgspec.json.encode(reply), ignored_headers(ignored))

@@ -1,4 +1,5 @@
-"""OpenAI's request bodies, with the extensions that LoRAX and vLLM made usual."""
+"""What OpenAI's request bodies share, and that of completions, with the extensions that LoRAX and
+vLLM made usual."""
 
 from dataclasses import replace
 from typing import Annotated, TypeGuard
@@ -29,7 +30,6 @@ from lorax_serve.server.schema.constraints import (
     guided_constraint,
     only_one,
 )
-from lorax_serve.server.schema.messages import Message
 
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -119,16 +119,6 @@ class GenerationBody(Struct, frozen=True, kw_only=True):
             raise invalid("stream_options", "needs `stream` to be true")
 
 
-class ChatBody(GenerationBody, frozen=True, kw_only=True):
-    messages: Annotated[tuple[Message, ...], Meta(min_length=1, max_length=4096)]
-    n: NumChoices = 1
-    max_completion_tokens: Count | None = None
-    logprobs: bool = False
-    top_logprobs: NumTop | None = None
-    add_generation_prompt: bool = True
-    service_tier: Annotated[str, Meta(max_length=32)] | None = None  # any is answered "default"
-
-
 class CompletionBody(GenerationBody, frozen=True, kw_only=True):
     prompt: (
         Annotated[str, Meta(min_length=1)]
@@ -149,7 +139,6 @@ class CompletionBody(GenerationBody, frozen=True, kw_only=True):
 # Accepted from every client and without effect here: accounting, caching and safety hints.
 TOLERATED = (
     "metadata",
-    "parallel_tool_calls",
     "prediction",
     "prompt_cache_key",
     "prompt_cache_options",
@@ -179,20 +168,7 @@ UNSERVED: dict[str, tuple[object, ...]] = {
     "web_search_options": (),
 }
 
-CHAT = ObjectShape(ChatBody, unserved=UNSERVED, tolerated=TOLERATED, large=("messages",))
 COMPLETION = ObjectShape(CompletionBody, unserved=UNSERVED, tolerated=TOLERATED, large=("prompt",))
-
-
-def chat_request(body: ChatBody, prompt: str) -> GenerationRequest:
-    """`prompt` is the rendered chat template. Raises ServeError on fields that contradict."""
-    if body.top_logprobs is not None and not body.logprobs:
-        raise invalid("top_logprobs", "needs `logprobs` to be true")
-    if body.max_tokens not in (None, body.max_completion_tokens or body.max_tokens):
-        raise invalid("max_tokens", "differs from `max_completion_tokens`")
-    num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    max_new_tokens = body.max_completion_tokens or body.max_tokens
-    request = _request(body, prompt, num_logprobs, max_new_tokens, add_special_tokens=False)
-    return replace(request, num_branches=body.n)
 
 
 def completion_request(body: CompletionBody) -> GenerationRequest:
@@ -207,7 +183,9 @@ def completion_request(body: CompletionBody) -> GenerationRequest:
     num_logprobs = body.logprobs
     if num_logprobs is None and body.num_branches > body.n:
         num_logprobs = 0  # the best are found by them
-    request = _request(body, prompt, num_logprobs, body.max_tokens, add_special_tokens=True)
+    request = generation_request(
+        body, prompt, num_logprobs, body.max_tokens, add_special_tokens=True
+    )
     return replace(
         request,
         further_prompts=tuple(others),
@@ -216,7 +194,7 @@ def completion_request(body: CompletionBody) -> GenerationRequest:
     )
 
 
-def _request(
+def generation_request(
     body: GenerationBody,
     prompt: Prompt,
     num_logprobs: int | None,

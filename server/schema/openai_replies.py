@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 StopReason = str | int | None  # vLLM's extension: the stop string or stop token that matched
 
 
@@ -54,10 +54,28 @@ class CompletionLogprobs(Struct, frozen=True):
     text_offset: Raw  # of int
 
 
+class CalledFunction(Struct, frozen=True):
+    """Of a delta, what is new: the name with the first, then more of the arguments' JSON text."""
+
+    name: str | UnsetType = UNSET
+    arguments: str | UnsetType = UNSET
+
+
+class ToolCall(Struct, frozen=True, kw_only=True):
+    """Of a delta, `id` and `type` come with the first of a call."""
+
+    index: int | UnsetType = UNSET  # in a stream
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+    function: CalledFunction
+
+
 class ChatMessage(Struct, frozen=True):
-    content: str
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    tool_calls: tuple[ToolCall, ...] | UnsetType = UNSET
+    function_call: CalledFunction | UnsetType = UNSET  # the answer to `functions`
 
 
 class ChatChoice(Struct, frozen=True, kw_only=True):
@@ -82,6 +100,8 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
 class ChatDelta(Struct, frozen=True):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    tool_calls: tuple[ToolCall, ...] | UnsetType = UNSET
+    function_call: CalledFunction | UnsetType = UNSET
 
 
 class ChatChunkChoice(Struct, frozen=True, kw_only=True):

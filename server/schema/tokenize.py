@@ -1,13 +1,16 @@
 """Bodies of /tokenize and /detokenize. LoRAX and vLLM share the address; their fields differ."""
 
-from typing import Annotated
-
-from msgspec import Meta, Raw, Struct
+from msgspec import Raw, Struct
 
 from lorax_serve.ipc.types import TokenId
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.schema.common import ABSENT, ObjectShape, decode, invalid
-from lorax_serve.server.schema.messages import Message
+from lorax_serve.server.schema.conversation import (
+    Conversation,
+    Messages,
+    TemplateKwargs,
+    conversation,
+)
 
 
 class LoraxTokenize(Struct, frozen=True):
@@ -26,10 +29,21 @@ class PromptTokenize(Struct, frozen=True):
 class MessagesTokenize(Struct, frozen=True):
     """vLLM's, of a conversation. Its template spells special tokens out, so none are added."""
 
-    messages: Annotated[tuple[Message, ...], Meta(min_length=1)]
-    add_generation_prompt: bool = True
+    messages: Messages
+    add_generation_prompt: bool | None = None  # as of a chat request
+    continue_final_message: bool = False
+    chat_template_kwargs: TemplateKwargs = {}
     add_special_tokens: bool = False
     return_token_strs: bool = False
+
+    def conversation(self) -> Conversation:
+        """Raises ServeError."""
+        return conversation(
+            self.messages,
+            add_generation_prompt=self.add_generation_prompt,
+            continue_final_message=self.continue_final_message,
+            kwargs=self.chat_template_kwargs,
+        )
 
 
 class Detokenize(Struct, frozen=True):
@@ -53,8 +67,6 @@ TOLERATED = ("model",)
 # What a template would read besides messages.
 UNSERVED: dict[str, tuple[object, ...]] = {
     "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "continue_final_message": (False,),
     "mm_processor_kwargs": ({},),
     "tools": ([],),
 }

@@ -14,6 +14,7 @@ from lorax_serve.server.config import AdapterSource, LogFormat, LogLevel, Server
 from lorax_serve.server.option import Option
 from lorax_serve.server.options import OPTIONS
 from lorax_serve.server.secret import Secret
+from lorax_serve.server.text.tool_calls.formats import ToolCallParser
 
 GOLDEN_HELP = Path(__file__).with_name("help.txt")
 
@@ -69,6 +70,8 @@ VALUES: dict[str, tuple[str, object]] = {
     "embedding_pooling": ("mean", Pooling.MEAN),
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("9000", 9000),
+    "tool_call_parser": ("hermes", ToolCallParser.HERMES),
+    "chat_template_kwargs": ("enable_thinking,date_string", "enable_thinking,date_string"),
     "admin_key": ("a key", Secret("a key")),
     "shutdown_timeout": ("2.5", 2.5),
     "max_concurrent_requests": ("10", 10),

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -146,11 +146,16 @@ def make_service(
 
 @asynccontextmanager
 async def running(
-    files: Path, limits: Limits | None = None, *, embedding_pooling: Pooling = Pooling.LAST
+    files: Path,
+    limits: Limits | None = None,
+    *,
+    embedding_pooling: Pooling = Pooling.LAST,
+    template_kwargs: Sequence[str] = (),
 ) -> AsyncIterator[Wire]:
     """The server on a real socket, over the files that `write_files` wrote."""
     engine = FakeEngine()
     service = make_service(files, engine, limits, embedding_pooling=embedding_pooling)
+    service = replace(service, chat_template_kwargs=frozenset(template_kwargs))
     wire = Wire(engine, service.tokenizer, service)
     # TestServer runs an app as it is meant to be run, with handler_cancellation.
     with capture_logs() as wire.logs:

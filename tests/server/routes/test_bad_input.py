@@ -266,7 +266,7 @@ OPENAI_FIELDS: list[tuple[str, object]] = [
     ("chat_template_kwargs", {"tokenize": True}),
     ("use_beam_search", True),
     ("merged_adapters", {"ids": ["alice"]}),
-    ("continue_final_message", True),
+    ("continue_final_message", "yes"),
     *CONSTRAINTS,
 ]
 
@@ -320,7 +320,7 @@ CHAT_ONLY: list[dict[str, object]] = [
     {"messages": "hi"},
     {"messages": [{"content": "no role"}]},
     {"messages": [{"role": "wizard", "content": "x"}]},
-    {"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]},
+    {"messages": [{"role": "user", "tool_calls": [{"function": {"name": "f"}}]}]},
     {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]},
     {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
     {"messages": [{"role": "user", "content": [{"type": "text"}]}]},

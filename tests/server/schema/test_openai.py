@@ -13,8 +13,9 @@ from lorax_serve.server.request import (
     JsonSchema,
     Regex,
 )
+from lorax_serve.server.schema.chat import CHAT, chat_request
 from lorax_serve.server.schema.messages import template_messages
-from lorax_serve.server.schema.openai import CHAT, COMPLETION, chat_request, completion_request
+from lorax_serve.server.schema.openai import COMPLETION, completion_request
 
 SCHEMA = {"type": "integer"}
 
@@ -156,26 +157,8 @@ def test_messages_as_templates_read_them() -> None:
         {"role": "assistant", "content": "x", "tool_calls": []},
     )
     assert rendered == [
-        {"role": "system", "content": "be kind"},
+        {"role": "developer", "content": "be kind"},
         {"role": "user", "content": "ab", "name": "ann"},
         {"role": "assistant", "content": ""},
         {"role": "assistant", "content": "x"},
     ]
-
-
-@pytest.mark.parametrize(
-    ("turn", "param"),
-    [
-        ({"role": "assistant", "tool_calls": [{"id": "x"}]}, "messages[0].tool_calls"),
-        ({"role": "assistant", "function_call": {"name": "f"}}, "messages[0].function_call"),
-        ({"role": "tool", "content": "x"}, "messages[0].role"),
-        (
-            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "file"}]},
-            "messages[0].content[1]",
-        ),
-    ],
-)
-def test_parts_that_cannot_be_rendered_are_named(turn: dict[str, object], param: str) -> None:
-    with pytest.raises(ServeError) as caught:
-        messages(turn)
-    assert (caught.value.code, caught.value.param) == (ErrorCode.UNSUPPORTED_PARAMETER, param)

@@ -1,15 +1,18 @@
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers.utils import chat_template_utils as template_utils
 
 from chat_templates import CHATML, QWEN, STYLES, Style
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError, StartError
 from lorax_serve.server.text import chat_template
 from lorax_serve.server.text.chat_template import ChatTemplate
+from lorax_serve.server.text.chat_template_environment import Budget
 from oracle_tokenizer import load_oracle
 from tiny_tokenizers import write_byte_level
 
@@ -197,6 +200,84 @@ def test_a_template_cannot_leave_the_sandbox(tmp_path: Path, source: str) -> Non
     with pytest.raises(ServeError, match="cannot render"):
         template(tmp_path, source).render(messages)
     assert messages == [USER]
+
+
+SILENT = {
+    "loops": "{% for a in range(9) %}{% for b in range(9) %}{% endfor %}{% endfor %}",
+    "a macro": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
+    "{{ m(5) }}",
+    "a call": "{% macro m(n) %}{{ caller() }}{% endmacro %}"
+    "{% for a in range(20) %}{% call m(1) %}{% endcall %}{% endfor %}",
+    "a filtered loop": "{% for a in range(30) if a > 1 %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_loops_and_macros_that_show_nothing_end_with_the_budget(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock ticks once for each look at it."""
+
+    def budget(num_checks: int) -> Callable[[float], Budget]:
+        ticks = itertools.count()
+        return lambda _: Budget(num_checks, lambda: next(ticks))
+
+    ours = template(tmp_path, SILENT[name])
+    monkeypatch.setattr(chat_template, "Budget", budget(10))
+    with pytest.raises(ServeError, match="takes too long") as ended:
+        ours.render([USER])
+    assert ended.value.code is ErrorCode.INVALID_REQUEST
+    monkeypatch.setattr(chat_template, "Budget", budget(1000))
+    assert ours.render([USER]) == ""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% set ns = namespace() %}{% for m in messages %}{{ loop.index }}{% break %}{% endfor %}",
+        "{% for a in [] %}x{% else %}none{% endfor %}",
+        "{% for a in [[1]] recursive %}{{ loop.depth }}{% endfor %}",
+    ],
+)
+def test_what_is_checked_renders_as_ever(tmp_path: Path, source: str) -> None:
+    text = template(tmp_path, source).render([USER])
+    assert text == template_utils._compile_jinja_template(source).render(messages=[USER])
+
+
+def test_what_the_template_would_leave_out_is_refused(tmp_path: Path) -> None:
+    ours = template(tmp_path, "{# tool_calls documents #}{{ messages[0].content }}")
+    calls = [{"type": "function", "function": {"name": "f", "arguments": {}}}]
+    with pytest.raises(ServeError, match="does not read tool calls") as refused:
+        ours.render([USER, {"role": "assistant", "content": "", "tool_calls": calls}])
+    assert refused.value.param == "messages[1].tool_calls"
+    with pytest.raises(ServeError, match="does not read documents") as refused:
+        ours.render([USER], documents=[{"text": "x"}])
+    assert refused.value.param == "documents"
+    assert ours.render([USER], documents=[]) == USER["content"]
+
+
+def test_a_template_says_what_it_reads(tmp_path: Path) -> None:
+    folder = write(tmp_path, Style(""))
+    both = named(default="{# tools #}{{ messages }}", tool_use="{{ tools }}{{ m['x'] }}{{ m.y }}")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": both}))
+    ours = ChatTemplate.from_folder(folder)
+    assert ours is not None
+    assert ours.reads("messages", with_tools=False) and not ours.reads("tools", with_tools=False)
+    assert all(ours.reads(word, with_tools=True) for word in ("tools", "x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("{{ messages[-1].role }}", "as it is"), ("{{ messages[-1].content | upper }}", "as it is")],
+)
+def test_a_message_that_is_not_shown_cannot_be_continued(
+    tmp_path: Path, source: str, words: str
+) -> None:
+    with pytest.raises(ServeError, match=words) as refused:
+        template(tmp_path, source).render(
+            [USER], add_generation_prompt=False, continue_final_message=True
+        )
+    assert refused.value.param == "continue_final_message"
 
 
 def test_messages_are_data_not_templates(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""The prompts that the model's chat template makes of conversations, rendered off the loop."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.errors import ServeError
+from lorax_serve.server.schema.conversation import Conversation
+from lorax_serve.server.text.chat_template import ChatTemplate
+from lorax_serve.server.text.tool_calls.formats import (
+    FORMATS,
+    CallFormat,
+    ToolCallParser,
+    format_taught_by,
+)
+
+NUM_THREADS: Final = 2  # Jinja holds the interpreter's lock: more would only take turns
+
+
+class ChatPrompts:
+    """The template, which of its variables a request may set, and the threads it runs on."""
+
+    def __init__(
+        self,
+        template: ChatTemplate | None,
+        allowed: frozenset[str],
+        parser: ToolCallParser = ToolCallParser.AUTO,
+    ) -> None:
+        self._template = template
+        self._allowed = allowed
+        self.call_format = _call_format(template, parser)  # how the model writes tool calls
+        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="template")
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether the template tells the model of its tools."""
+        return self._template is not None and self._template.reads("tools", with_tools=True)
+
+    def allows(self, variable: str) -> bool:
+        return variable in self._allowed
+
+    async def render(
+        self,
+        conversation: Conversation,
+        *,
+        tools: Sequence[Mapping[str, object]] | None = None,
+    ) -> str:
+        """Raises ServeError for a model without a template, a variable that no request may set, and
+        what ChatTemplate.render refuses.
+        """
+        template = self._template
+        if template is None:
+            raise ServeError(
+                ErrorCode.INVALID_REQUEST,
+                "This model has no chat template; use /v1/completions.",
+                param="messages",
+            )
+        conversation.check_kwargs(self._allowed)
+
+        def rendered() -> str:
+            return template.render(
+                conversation.messages,
+                add_generation_prompt=conversation.add_generation_prompt,
+                continue_final_message=conversation.continue_final_message,
+                tools=tools,
+                documents=conversation.documents,
+                extra=conversation.kwargs,
+            )
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, rendered)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _call_format(template: ChatTemplate | None, parser: ToolCallParser) -> CallFormat | None:
+    if parser is not ToolCallParser.AUTO:
+        return FORMATS.get(parser)
+    return None if template is None else format_taught_by(template.text_for_tools)
