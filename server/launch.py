@@ -26,6 +26,7 @@ from lorax_serve.server.config import Settings
 from lorax_serve.server.engine_client import EngineClient
 from lorax_serve.server.engine_process import ENGINE_COMMAND
 from lorax_serve.server.errors import StartError
+from lorax_serve.server.interpreter import prepare_interpreter
 from lorax_serve.server.keys import SERVICE
 from lorax_serve.server.lifetime import Plan, live
 from lorax_serve.server.listening import bound_sockets, url
@@ -124,6 +125,7 @@ class _Serving:
         except BaseException:  # an app that never runs has no cleanup of its own
             await self._resolver.close()
             raise
+        prepare_interpreter()
 
     def _engine_config(self, endpoint: str) -> EngineConfig:
         return self._settings.engine_config(

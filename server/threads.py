@@ -1,11 +1,24 @@
-"""Blocking work off the event loop, in whole pieces."""
+"""Blocking work off the event loop."""
 
 import asyncio
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_INLINE_ITEMS: Final = 1024  # a millisecond, not much more than the way to a thread and back
+
+
+async def run_sized(
+    num_items: int, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+) -> R:
+    """`function`, whose work grows with `num_items`: on the spot where they are few, else on a
+    thread. It must neither change what others read nor hold the interpreter lock throughout.
+    """
+    if num_items <= _INLINE_ITEMS:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)
 
 
 async def run_whole(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

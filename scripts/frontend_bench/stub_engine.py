@@ -1,4 +1,5 @@
 """An engine without a model: every step gives each running request one token, in one message.
+Logprobs of a prompt come before, those of MAX_PROMPT_TOKENS at a step.
 
     python -P stub_engine.py TICKS_FILE STEP_SECONDS
 
@@ -47,6 +48,7 @@ INFO = EngineInfo(
     adapter_pool_bytes=2**20,
     typical_adapter_bytes=2**16,
 )
+MAX_PROMPT_TOKENS = 8192  # as the engine has it on a GPU
 LOGPROB = TokenLogprob(-0.6931471805599453)
 STATS = PromptStats(num_cached_tokens=0, queue_seconds=0.0)
 
@@ -56,7 +58,7 @@ class Running:
     frontend: FrontendId
     num_left: int
     with_logprobs: bool
-    num_prompt_logprobs: int
+    num_prompt_logprobs: int  # still to be told
     is_new: bool = True  # and has not been told of its prompt
 
 
@@ -97,9 +99,8 @@ class StubEngine:
     def _step(self, number: int) -> None:
         events: dict[FrontendId, list[TokensGenerated]] = defaultdict(list)
         for request_id, running in list(self._running.items()):
-            running.num_left -= 1
             events[running.frontend].append(_event(request_id, running, FIRST_ID + number))
-            if running.num_left == 0:
+            if not running.num_left:
                 del self._running[request_id]
         self._ticks.stamp(number)
         for frontend, each in events.items():
@@ -107,14 +108,20 @@ class StubEngine:
 
 
 def _event(request_id: RequestId, running: Running, token_id: int) -> TokensGenerated:
+    num_told = min(running.num_prompt_logprobs, MAX_PROMPT_TOKENS)
+    running.num_prompt_logprobs -= num_told
+    prompt_logprobs = [LOGPROB] * num_told or None
+    if running.num_prompt_logprobs:
+        return TokensGenerated(request_id, [], prompt_logprobs=prompt_logprobs)
     is_first, running.is_new = running.is_new, False
+    running.num_left -= 1
     return TokensGenerated(
         request_id,
         [token_id],
         finish_reason=None if running.num_left else FinishReason.LENGTH,
         logprobs=[LOGPROB] if running.with_logprobs else None,
         prompt=STATS if is_first else None,
-        prompt_logprobs=[LOGPROB] * running.num_prompt_logprobs if is_first else None,
+        prompt_logprobs=prompt_logprobs,
     )
 
 

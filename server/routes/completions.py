@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 from lorax_serve.ipc.types import TokenLogprob
 from lorax_serve.server.admission import Accepted
 from lorax_serve.server.error_replies import Failure
-from lorax_serve.server.generation import Answer, GeneratedToken, Piece, best_first
+from lorax_serve.server.generation import Answer, Piece, best_first
 from lorax_serve.server.http_body import read_json
 from lorax_serve.server.keys import SERVICE
 from lorax_serve.server.routes.echoed_prompt import EchoedPrompt
@@ -19,9 +19,9 @@ from lorax_serve.server.routes.exchange import generate
 from lorax_serve.server.routes.openai_parts import (
     FINISH_REASON,
     UsageReport,
-    completion_logprobs,
     identity,
 )
+from lorax_serve.server.routes.token_scores import TokenScores
 from lorax_serve.server.schema.openai import (
     COMPLETION,
     CompletionBody,
@@ -37,6 +37,7 @@ from lorax_serve.server.schema.openai_replies import (
 from lorax_serve.server.service import Service
 from lorax_serve.server.sse import DONE
 from lorax_serve.server.text.tokenizer import Tokenizer
+from lorax_serve.server.threads import run_sized
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -85,8 +86,8 @@ class CompletionView:
     async def frames(self, source: AsyncGenerator[Piece, None]) -> AsyncGenerator[bytes, None]:
         async with aclosing(source):
             async for piece in source:
-                for chunk in self._chunks(piece):
-                    yield msgspec.json.encode(chunk)
+                for frame in await run_sized(self._num_echoed(piece), self._encoded, piece):
+                    yield frame
         if self._usage.at_end:
             yield msgspec.json.encode(self._completion((), self._usage.total()))
         yield DONE
@@ -98,15 +99,26 @@ class CompletionView:
         self, index: int, number: int, answer: Answer, scores: Sequence[TokenLogprob]
     ) -> CompletionChoice:
         """`number`: of the prompt, whose logprobs the scores are."""
-        text, logprobs = self._opening(number, scores)
-        shown = self._logprobs(answer.tokens, len(text))
+        listed = self._no_scores()
+        text = self._opening(number, scores, listed)
+        if listed is not None:
+            listed.add_answer(answer.tokens, len(text))
         return CompletionChoice(
             index=index,
             text=text + answer.finish.text,
-            logprobs=shown if logprobs is None or shown is None else _joined(logprobs, shown),
+            logprobs=_shown(listed),
             finish_reason=FINISH_REASON[answer.finish.end],
             stop_reason=answer.finish.stop_reason,
         )
+
+    def _num_echoed(self, piece: Piece) -> int:
+        """Prompt tokens that are shown with this piece, at most."""
+        if not self._echoes or piece.index in self._num_characters:
+            return 0
+        return self._echoes[piece.index // self._num_branches].num_tokens
+
+    def _encoded(self, piece: Piece) -> list[bytes]:
+        return [msgspec.json.encode(chunk) for chunk in self._chunks(piece)]
 
     def _chunks(self, piece: Piece) -> Iterator[Completion]:
         """Nothing is best of anything here: each branch is a choice."""
@@ -115,16 +127,19 @@ class CompletionView:
         self._scores[number] += piece.prompt_logprobs
         usage = self._usage.so_far()
         if index not in self._num_characters and (piece.tokens or piece.finish):
-            text, logprobs = self._opening(number, self._scores[number])
+            echoed = self._no_scores()
+            text = self._opening(number, self._scores[number], echoed)
             self._num_characters[index] = len(text)
             if self._echoes:
-                choice = CompletionChoice(index=index, text=text, logprobs=logprobs)
+                choice = CompletionChoice(index=index, text=text, logprobs=_shown(echoed))
                 yield self._completion((choice,), usage)
         if piece.tokens:
-            logprobs = self._logprobs(piece.tokens, self._num_characters[index])
+            listed = self._no_scores()
+            if listed is not None:
+                listed.add_answer(piece.tokens, self._num_characters[index])
             self._num_characters[index] += len(piece.text)
-            if piece.text or (logprobs and logprobs.tokens):
-                choice = CompletionChoice(index=index, text=piece.text, logprobs=logprobs)
+            if piece.text or (listed and listed.num_tokens):
+                choice = CompletionChoice(index=index, text=piece.text, logprobs=_shown(listed))
                 yield self._completion((choice,), usage)
         if piece.finish is not None:
             choice = CompletionChoice(
@@ -141,20 +156,19 @@ class CompletionView:
         return Completion(**asdict(self._identity), choices=tuple(choices), usage=usage)
 
     def _opening(
-        self, number: int, scores: Sequence[TokenLogprob]
-    ) -> tuple[str, CompletionLogprobs | None]:
-        """What a choice begins with: the prompt, if it is to be echoed."""
+        self, number: int, entries: Sequence[TokenLogprob], scores: TokenScores | None
+    ) -> str:
+        """What a choice begins with, which `scores` begin with too: the prompt, if it is echoed."""
         if not self._echoes:
-            return "", None
+            return ""
         echo = self._echoes[number]
-        return echo.text, echo.logprobs(scores) if self._lists_logprobs else None
+        if scores is not None:
+            echo.add_to(scores, entries)
+        return echo.text
 
-    def _logprobs(
-        self, tokens: tuple[GeneratedToken, ...], offset: int
-    ) -> CompletionLogprobs | None:
-        if not self._lists_logprobs:
-            return None
-        return completion_logprobs(self._tokenizer, tokens, offset)
+    def _no_scores(self) -> TokenScores | None:
+        """None where logprobs are not listed."""
+        return TokenScores(self._tokenizer) if self._lists_logprobs else None
 
 
 def _echoes(
@@ -167,10 +181,5 @@ def _echoes(
     )
 
 
-def _joined(first: CompletionLogprobs, second: CompletionLogprobs) -> CompletionLogprobs:
-    return CompletionLogprobs(
-        first.tokens + second.tokens,
-        first.token_logprobs + second.token_logprobs,
-        first.top_logprobs + second.top_logprobs,
-        first.text_offset + second.text_offset,
-    )
+def _shown(scores: TokenScores | None) -> CompletionLogprobs | None:
+    return None if scores is None else scores.shown()

@@ -1,11 +1,15 @@
-"""A prompt as `echo` repeats it, before the answer."""
+"""A prompt as `echo` repeats it, before the answer.
+
+Of a long one everything here is long work: for a thread.
+"""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import chain
 
 from lorax_serve.ipc.types import TokenLogprob
 from lorax_serve.server.request import Prompt
-from lorax_serve.server.routes.openai_parts import shown_logprobs
-from lorax_serve.server.schema.openai_replies import CompletionLogprobs
+from lorax_serve.server.routes.token_scores import TokenScores
 from lorax_serve.server.text.detokenizer import IncrementalDetokenizer
 from lorax_serve.server.text.tokenizer import Tokenizer
 
@@ -24,23 +28,26 @@ class EchoedPrompt:
         skip_special_tokens: bool,
     ) -> None:
         self._tokenizer = tokenizer
+        self._prompt = prompt
         self._token_ids = token_ids
-        if isinstance(prompt, str):
-            self.text = prompt
-        else:
-            detokenizer = IncrementalDetokenizer(tokenizer, skip_special_tokens=skip_special_tokens)
-            self.text = "".join(map(detokenizer.push, token_ids))
+        self._skip_special_tokens = skip_special_tokens
 
-    def logprobs(self, entries: Sequence[TokenLogprob]) -> CompletionLogprobs:
-        """`entries` are of the tokens after the first, of which the model says nothing."""
-        first, *others = self._token_ids
-        tokens, token_logprobs, top_logprobs = shown_logprobs(self._tokenizer, others, entries)
-        return CompletionLogprobs(
-            tokens=(self._tokenizer.token_text(first), *tokens),
-            token_logprobs=(None, *token_logprobs),
-            top_logprobs=(None, *top_logprobs),
-            text_offset=tuple(self._offsets()),
+    @property
+    def num_tokens(self) -> int:
+        return len(self._token_ids)
+
+    @cached_property
+    def text(self) -> str:
+        if isinstance(self._prompt, str):
+            return self._prompt
+        detokenizer = IncrementalDetokenizer(
+            self._tokenizer, skip_special_tokens=self._skip_special_tokens
         )
+        return "".join(map(detokenizer.push, self._token_ids))
+
+    def add_to(self, scores: TokenScores, entries: Sequence[TokenLogprob]) -> None:
+        """`entries` are of the tokens after the first, of which the model says nothing."""
+        scores.add(self._token_ids, chain((None,), entries), self._offsets())
 
     def _offsets(self) -> Iterator[int]:
         """Where each token begins. Special tokens may be in the text, or only around it."""

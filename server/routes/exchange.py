@@ -13,17 +13,19 @@ from lorax_serve.server.admission import Accepted
 from lorax_serve.server.asked_adapter import note_failure
 from lorax_serve.server.error_replies import Failure
 from lorax_serve.server.generation import Answer, Piece, collect, pieces
+from lorax_serve.server.json_reply import json_reply
 from lorax_serve.server.keys import ADMISSION, SERVICE
 from lorax_serve.server.reply_headers import answer_headers, common_headers
 from lorax_serve.server.request import GenerationRequest
 from lorax_serve.server.sse import send_events
+from lorax_serve.server.threads import run_sized
 
 
 class View(Protocol):
     """How one API shows a generation."""
 
     def reply(self, answers: Sequence[Answer]) -> bytes:
-        """The JSON body of a finished one: its choices, by index."""
+        """The JSON body of a finished one: its choices, by index. On a thread if it is long."""
 
     def frames(self, source: AsyncGenerator[Piece, None]) -> AsyncGenerator[bytes, None]:
         """The events of a streamed one; closing this closes `source`."""
@@ -60,8 +62,10 @@ async def generate(
                 limits=service.limits,
             )
         answers = await collect(source, len(accepted.messages))
-    return web.Response(
-        body=shown.reply(answers),
-        content_type="application/json",
-        headers=headers | answer_headers(request, accepted, accepted_at, answers),
-    )
+    body = await run_sized(_num_tokens(accepted, answers), shown.reply, answers)
+    return json_reply(body, headers | answer_headers(request, accepted, accepted_at, answers))
+
+
+def _num_tokens(accepted: Accepted, answers: Iterable[Answer]) -> int:
+    """Prompts included: a reply may list them all."""
+    return accepted.num_prompt_tokens + sum(len(answer.tokens) for answer in answers)

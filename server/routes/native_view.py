@@ -1,10 +1,11 @@
 """A generation as LoRAX clients see it."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
+from itertools import chain
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from lorax_serve.ipc.messages import Generate
 from lorax_serve.server.admission import Accepted
@@ -17,6 +18,7 @@ from lorax_serve.server.generation import (
     Piece,
     best_first,
 )
+from lorax_serve.server.long_lists import json_list
 from lorax_serve.server.schema.native import (
     AlternativeToken,
     BestOfSequence,
@@ -78,7 +80,7 @@ class NativeView:
 
     def _details(self, best: Answer, answers: Sequence[Answer]) -> Details:
         """The first answer has the prompt's logprobs: the others have the same."""
-        prefill = self._prefill(answers[0]) if self._asked.decoder_input_details else ()
+        prefill = Raw(json_list(self._prefill(answers[0])))
         others = tuple(
             self._other(answer, seed, prefill)
             for answer, seed in zip(answers, self._seeds, strict=True)
@@ -93,28 +95,27 @@ class NativeView:
                 seed for seed, each in zip(self._seeds, answers, strict=True) if each is best
             ),
             prefill=prefill,
-            tokens=tuple(map(self._token, best.tokens)),
+            tokens=Raw(json_list(map(self._token, best.tokens))),
             best_of_sequences=others or UNSET,
         )
 
-    def _other(
-        self, answer: Answer, seed: int | None, prefill: tuple[PrefillToken, ...]
-    ) -> BestOfSequence:
+    def _other(self, answer: Answer, seed: int | None, prefill: Raw) -> BestOfSequence:
         return BestOfSequence(
             generated_text=self._prefix + answer.finish.text,
             finish_reason=FINISH_REASON[answer.finish.end],
             generated_tokens=len(answer.tokens),
             seed=seed,
             prefill=prefill,
-            tokens=tuple(map(self._token, answer.tokens)),
+            tokens=Raw(json_list(map(self._token, answer.tokens))),
         )
 
-    def _prefill(self, answer: Answer) -> tuple[PrefillToken, ...]:
-        logprobs = (None, *(entry.logprob for entry in answer.prompt_logprobs))
-        return tuple(
-            PrefillToken(token_id, self._tokenizer.token_text(token_id), logprob)
-            for token_id, logprob in zip(self._prompt_ids, logprobs, strict=True)
-        )
+    def _prefill(self, answer: Answer) -> Iterator[PrefillToken]:
+        """None unless they were asked for."""
+        if not self._asked.decoder_input_details:
+            return
+        logprobs = chain((None,), (entry.logprob for entry in answer.prompt_logprobs))
+        for token_id, logprob in zip(self._prompt_ids, logprobs, strict=True):
+            yield PrefillToken(token_id, self._tokenizer.token_text(token_id), logprob)
 
     def _last_of_piece(self, token: GeneratedToken, piece: Piece) -> StreamEvent:
         if piece.finish is None:

@@ -2,19 +2,17 @@
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from lorax_serve.ipc.types import PromptStats
-from lorax_serve.ipc.types import TokenLogprob as Logprob
 from lorax_serve.server.admission import Accepted
 from lorax_serve.server.generation import Answer, End, GeneratedToken
 from lorax_serve.server.schema.openai import StreamOptions
 from lorax_serve.server.schema.openai_replies import (
     ChatLogprobs,
-    CompletionLogprobs,
     FinishReason,
     PromptTokensDetails,
     TokenLogprob,
@@ -118,28 +116,3 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: Iterable[GeneratedToken]) -> Cha
             if not token.silent
         )
     )
-
-
-def completion_logprobs(
-    tokenizer: Tokenizer, tokens: Iterable[GeneratedToken], offset: int
-) -> CompletionLogprobs:
-    """`offset`: characters of the choice's text before these tokens."""
-    shown = [token for token in tokens if not token.silent]
-    offsets = []
-    for token in shown:
-        offsets.append(offset)
-        offset += len(token.text)
-    ids, entries = [token.id for token in shown], [token.logprob for token in shown]
-    return CompletionLogprobs(*shown_logprobs(tokenizer, ids, entries), tuple(offsets))
-
-
-def shown_logprobs(
-    tokenizer: Tokenizer, token_ids: Sequence[int], entries: Sequence[Logprob]
-) -> tuple[tuple[str, ...], tuple[float, ...], tuple[dict[str, float], ...]]:
-    """What is shown of each token: its text, its logprob, and the most likely ones and its own."""
-    texts = tuple(tokenizer.token_text(token_id) for token_id in token_ids)
-    tops = tuple(
-        {text: entry.logprob} | {tokenizer.token_text(i): p for i, p in entry.top}
-        for text, entry in zip(texts, entries, strict=True)
-    )
-    return texts, tuple(entry.logprob for entry in entries), tops

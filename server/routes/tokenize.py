@@ -3,14 +3,16 @@
 A text may be as long as `truncate` could rescue, which is longer than what can be generated from.
 """
 
-import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from aiohttp import web
+from msgspec import Raw
 
 from lorax_serve.server.http_body import read_json
+from lorax_serve.server.json_reply import json_reply
 from lorax_serve.server.keys import CHAT_PROMPTS, SERVICE, TEXT_PLACES
+from lorax_serve.server.long_lists import json_list
 from lorax_serve.server.reply_headers import ignored_headers
 from lorax_serve.server.schema.common import invalid
 from lorax_serve.server.schema.tokenize import (
@@ -23,8 +25,7 @@ from lorax_serve.server.schema.tokenize import (
     parse_tokenize,
 )
 from lorax_serve.server.service import Service
-
-INLINE_TOKENS = 1024  # decoded on the spot: a millisecond
+from lorax_serve.server.threads import run_sized
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -38,7 +39,8 @@ async def tokenize(request: web.Request) -> web.Response:
                 add_special_tokens=body.add_special_tokens,
                 max_tokens=_max_tokens(service),
             )
-            return _json(pieces, ignored)
+            reply = await run_sized(len(pieces), json_list, pieces)
+            return json_reply(reply, ignored_headers(ignored))
         if isinstance(body, PromptTokenize):
             text = body.prompt
         else:
@@ -61,17 +63,21 @@ async def _tokenized(
     ids = await service.tokenizer.encode_bounded(
         text, add_special_tokens=body.add_special_tokens, max_tokens=_max_tokens(service)
     )
-    strings = list(map(service.tokenizer.vocabulary_piece, ids)) if body.return_token_strs else None
+    strings = None
+    if body.return_token_strs:
+        strings = await run_sized(len(ids), _strings, service, ids)
     return Tokenized(len(ids), service.engine.info.max_model_len, ids, strings)
+
+
+def _strings(service: Service, ids: Sequence[int]) -> Raw:
+    return Raw(json_list(map(service.tokenizer.vocabulary_piece, ids)))
 
 
 async def _text(service: Service, token_ids: tuple[int, ...]) -> str:
     """Special tokens included: a text that was tokenized comes back as it was."""
-
-    def decoded() -> str:
-        return service.tokenizer.decode(token_ids, skip_special_tokens=False)
-
-    return decoded() if len(token_ids) <= INLINE_TOKENS else await asyncio.to_thread(decoded)
+    return await run_sized(
+        len(token_ids), service.tokenizer.decode, token_ids, skip_special_tokens=False
+    )
 
 
 def _check_tokens(service: Service, token_ids: tuple[int, ...]) -> None:
@@ -87,8 +93,4 @@ def _max_tokens(service: Service) -> int:
 
 
 def _json(reply: object, ignored: Iterable[str]) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(reply),
-        content_type="application/json",
-        headers=ignored_headers(ignored),
-    )
+    return json_reply(msgspec.json.encode(reply), ignored_headers(ignored))

@@ -205,8 +205,8 @@ class BestOfSequence(Struct, frozen=True):
     finish_reason: str
     generated_tokens: int
     seed: int | None
-    prefill: tuple[PrefillToken, ...]
-    tokens: tuple[Token, ...]
+    prefill: Raw  # of PrefillTokens
+    tokens: Raw  # of Tokens
 
 
 class Details(Struct, frozen=True):
@@ -215,8 +215,8 @@ class Details(Struct, frozen=True):
     generated_tokens: int
     skipped_tokens: int
     seed: int | None
-    prefill: tuple[PrefillToken, ...]  # empty unless `decoder_input_details` asks for it
-    tokens: tuple[Token, ...]
+    prefill: Raw  # of PrefillTokens; empty unless `decoder_input_details` asks for it
+    tokens: Raw  # of Tokens
     best_of_sequences: tuple[BestOfSequence, ...] | UnsetType = UNSET
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 StopReason = str | int | None  # vLLM's extension: the stop string or stop token that matched
@@ -48,10 +48,10 @@ class CompletionLogprobs(Struct, frozen=True):
     Of the first token of an echoed prompt the model says nothing: null.
     """
 
-    tokens: tuple[str, ...]
-    token_logprobs: tuple[float | None, ...]
-    top_logprobs: tuple[dict[str, float] | None, ...]
-    text_offset: tuple[int, ...]
+    tokens: Raw  # of str
+    token_logprobs: Raw  # of float | None
+    top_logprobs: Raw  # of dict[str, float] | None
+    text_offset: Raw  # of int
 
 
 class CalledFunction(Struct, frozen=True):

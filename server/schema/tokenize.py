@@ -54,7 +54,7 @@ class Tokenized(Struct, frozen=True):
     count: int
     max_model_len: int
     tokens: list[int]
-    token_strs: list[str] | None  # pieces of the vocabulary
+    token_strs: Raw | None  # of str: pieces of the vocabulary
 
 
 class Detokenized(Struct, frozen=True):

@@ -1,7 +1,7 @@
 """Text to token ids and back, as the Hugging Face fast tokenizers do it, without transformers."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +21,7 @@ from lorax_serve.server.text.tokenizer_config import TokenizerConfig
 INLINE_BYTES = 1024
 NUM_ENCODING_THREADS = 2
 
-S = TypeVar("S", bound=Sequence[object])
+S = TypeVar("S", bound=Sized)
 
 
 class TokenPiece(msgspec.Struct, frozen=True):
@@ -33,6 +33,30 @@ class TokenPiece(msgspec.Struct, frozen=True):
     stop: int  # one past the last; like `start` 0 for a token that is not of the text
 
 
+class TokenPieces:
+    """The pieces of a text, made when they are asked for.
+
+    `tokens` and `offsets` of tokenizers make whole lists under the interpreter lock, a tenth of a
+    second for a text of a megabyte; taken one by one, others get their turns between them.
+    """
+
+    def __init__(self, found: tokenizers.Encoding, tokenizer: "Tokenizer") -> None:
+        self._found = found
+        self._tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[TokenPiece]:
+        ids: list[int] = self._found.ids
+        names = map(self._tokenizer.vocabulary_piece, ids)
+        if self._tokenizer.keeps_unknown:
+            names = self._found.tokens
+        for place, (token_id, name) in enumerate(zip(ids, names, strict=True)):
+            start, stop = self._found.token_to_chars(place) or (0, 0)
+            yield TokenPiece(token_id, name, start, stop)
+
+
 class Tokenizer:
     """One model's tokenizer. Immutable after the start, so threads may share it."""
 
@@ -41,6 +65,8 @@ class Tokenizer:
         self._tokenizer = tokenizer
         self._config = config
         self._rules = PieceRules.parse(component_state(tokenizer.decoder))
+        # Only this model writes a piece it does not know as it stands in the text.
+        self.keeps_unknown = isinstance(tokenizer.model, tokenizers.models.Unigram)
         self._tokens = _tokens_by_id(tokenizer)
         self._pieces = [b"" if t is None else self._rules.piece(t) for t in self._tokens]
         self._special_ids = frozenset(
@@ -92,7 +118,7 @@ class Tokenizer:
 
     async def pieces_bounded(
         self, text: str, *, add_special_tokens: bool, max_tokens: int
-    ) -> list[TokenPiece]:
+    ) -> "TokenPieces":
         """As `encode_bounded`, with what each token stands for."""
         return await self._bounded(self._encode_pieces, text, add_special_tokens, max_tokens)
 
@@ -152,14 +178,9 @@ class Tokenizer:
             raise _too_long(str(len(encoded)), max_tokens)
         return encoded
 
-    def _encode_pieces(self, text: str, add_special_tokens: bool) -> list[TokenPiece]:
+    def _encode_pieces(self, text: str, add_special_tokens: bool) -> "TokenPieces":
         (found,) = self._tokenizer.encode_batch([text], add_special_tokens=add_special_tokens)
-        return [
-            TokenPiece(token_id, piece, start, stop)
-            for token_id, piece, (start, stop) in zip(
-                found.ids, found.tokens, found.offsets, strict=True
-            )
-        ]
+        return TokenPieces(found, self)
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         # `encode` holds the interpreter lock while it works; this one lets it go, and leaves out
