@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"[DONE]"
+# Of a longer event the next bytes are written when these have been read: whole, the transport would
+# copy all that waits, and the event loop wait for that.
+WRITTEN_AT_ONCE = 2**18
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -79,9 +82,18 @@ class _Wire:
         self.response = response
         self._limits = limits
         self._last_write = asyncio.get_running_loop().time()
+        self._is_amid_event = False
 
     async def event(self, frame: bytes) -> None:
-        await self._write(b"data: " + frame + b"\n\n")
+        if len(frame) <= WRITTEN_AT_ONCE:
+            await self._write(b"data: " + frame + b"\n\n")
+            return
+        self._is_amid_event = True
+        await self._write(b"data: ")
+        for start in range(0, len(frame), WRITTEN_AT_ONCE):
+            await self._write(frame[start : start + WRITTEN_AT_ONCE])
+        await self._write(b"\n\n")
+        self._is_amid_event = False
 
     async def keep_alive(self) -> None:
         """Write a comment whenever nothing else was written for a while, until cancelled.
@@ -92,10 +104,12 @@ class _Wire:
         try:
             while True:
                 idle = loop.time() - self._last_write
-                if idle >= self._limits.keep_alive_interval:
-                    await self._write(KEEP_ALIVE)
-                else:
+                if idle < self._limits.keep_alive_interval:
                     await asyncio.sleep(self._limits.keep_alive_interval - idle)
+                elif self._is_amid_event:  # whose writes have limits of their own
+                    await asyncio.sleep(self._limits.keep_alive_interval)
+                else:
+                    await self._write(KEEP_ALIVE)
         except (_ClientLeft, _SlowReader):
             self.drop()
 

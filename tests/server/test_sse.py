@@ -6,13 +6,16 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from aiohttp import web
 
 from fake_engine import Tokens
 from lorax_serve.ipc.types import ErrorCode, FinishReason
 from lorax_serve.server.errors import EngineLost, ServeError
 from lorax_serve.server.service import Limits
+from lorax_serve.server.sse import KEEP_ALIVE, WRITTEN_AT_ONCE, _Wire
 from wire import Wire, running
 
 CLEAN_END = b"0\r\n\r\n"
@@ -226,3 +229,37 @@ async def test_a_client_that_does_not_read_is_dropped(wire_files: Path) -> None:
         async with raw_request(wire, "/generate_stream", body, receive_bytes=4096):
             await aborted(wire)
         await quiet(before)
+
+
+class _PausedResponse:
+    """Keeps what is written; the third write waits to be let go."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.paused, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def write(self, data: bytes) -> None:
+        self.written.append(data)
+        if len(self.written) == 3:
+            self.paused.set()
+            await self.go_on.wait()
+        await asyncio.sleep(0)
+
+
+async def test_a_long_event_is_written_bit_by_bit_and_without_comments_inside() -> None:
+    response: Any = _PausedResponse()
+    wire = _Wire(cast(web.Request, None), response, Limits(keep_alive_interval=0.0))
+    frame = bytes(range(256)) * 4096
+    sending = asyncio.create_task(wire.event(frame))
+    await response.paused.wait()
+    keeping_alive = asyncio.create_task(wire.keep_alive())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    response.go_on.set()
+    await sending
+    while response.written[-1] != KEEP_ALIVE:
+        await asyncio.sleep(0)
+    keeping_alive.cancel()
+    event, comments = b"data: " + frame + b"\n\n", response.written.count(KEEP_ALIVE)
+    assert b"".join(response.written) == event + KEEP_ALIVE * comments
+    assert max(map(len, response.written)) <= WRITTEN_AT_ONCE < len(frame)
