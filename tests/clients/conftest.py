@@ -1,4 +1,4 @@
-"""A server with the demo's adapters for each module; environments of clients run against it once."""
+"""A server with the demo's adapters for each module, and the environments of clients."""
 
 import json
 import os

@@ -56,7 +56,11 @@ def test_langchain_reads_structured_output(frameworks: dict[str, Any]) -> None:
     assert frameworks["langchain"]["parsed_age"] == "int"
 
 
-@pytest.mark.parametrize("mode", ["JSON", "JSON_SCHEMA"])
+def test_langchain_calls_a_tool(frameworks: dict[str, Any]) -> None:
+    assert frameworks["langchain"]["call"] == ["Person", "int"]
+
+
+@pytest.mark.parametrize("mode", ["JSON", "JSON_SCHEMA", "TOOLS"])
 def test_instructor_reads_its_model(frameworks: dict[str, Any], mode: str) -> None:
     assert frameworks["instructor"][mode] == "int"
 

@@ -40,6 +40,9 @@ def langchain() -> Iterator[tuple[str, Any]]:
     yield "streamed_tokens", sum((c.usage_metadata or {}).get("output_tokens", 0) for c in chunks)
     structured = chat.model_copy(update={"max_tokens": 40}).with_structured_output(Person)
     yield "parsed_age", type(structured.invoke(QUESTION).age).__name__
+    forced = chat.model_copy(update={"max_tokens": 60}).bind_tools([Person], tool_choice="Person")
+    (call,) = forced.invoke("a").tool_calls
+    yield "call", [call["name"], type(call["args"].get("age")).__name__]
     yield "unknown_model", error(lambda: chat.model_copy(update={"model_name": "../x"}).invoke("a"))
 
 
@@ -59,7 +62,7 @@ def litellm_vllm() -> Iterator[tuple[str, Any]]:
 
 
 def with_instructor() -> Iterator[tuple[str, Any]]:
-    for mode in (instructor.Mode.JSON, instructor.Mode.JSON_SCHEMA):
+    for mode in (instructor.Mode.JSON, instructor.Mode.JSON_SCHEMA, instructor.Mode.TOOLS):
         client = instructor.from_openai(OpenAI(base_url=f"{URL}/v1", api_key="none"), mode=mode)
         person = client.chat.completions.create(
             model="extract",
