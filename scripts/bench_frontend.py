@@ -14,6 +14,7 @@ one JSON line for each measurement. Linux only: CPU time and memory are read fro
 import argparse
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -57,6 +58,8 @@ def surroundings() -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
         "device": cpu,
+        "num_cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),  # of the last minute, this run included
         "versions": {"python": platform.python_version(), **versions},
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
     }
