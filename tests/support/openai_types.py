@@ -21,9 +21,12 @@ TYPES: dict[str, type[BaseModel]] = {
 }
 # vLLM's, which docs/compatibility.md names: fields that OpenAI does not have.
 EXTENSIONS = {
+    "choices.prompt_token_ids",
     "choices.stop_reason",
+    "choices.token_ids",
     "max_model_len",
     "parent",
+    "prompt_token_ids",
     "root",
 }
 

@@ -79,6 +79,16 @@ CASES = {
     "chat_failure_before": Case(
         STREAM, [""], [ServeError(ErrorCode.ADAPTER_CORRUPT, "It is damaged.")]
     ),
+    "chat_token_ids": Case({"return_token_ids": True}, ["ö"]),
+    "chat_stream_token_ids": Case({"return_token_ids": True, "stop": "xyz", **STREAM}, ["xyö"]),
+    "completion_token_ids": Case(
+        {"prompt": [[5, 6], [7]], "return_token_ids": True}, ["a", "ö"], path=COMPLETION
+    ),
+    "completion_stream_token_ids": Case(
+        {"prompt": "h", "return_token_ids": True, "echo": True, "stop": "xyz", **STREAM},
+        ["xyö"],
+        path=COMPLETION,
+    ),
     "completion": Case({"prompt": "hi"}, ["Hi ö"], path=COMPLETION),
     "completion_stream": Case({"prompt": "hi", **USAGE}, ["Hi ö"], path=COMPLETION),
     "completion_echo": Case({"prompt": "hö", "echo": True, "logprobs": 1}, ["k"], path=COMPLETION),
