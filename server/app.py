@@ -72,7 +72,7 @@ def build_app(service: Service) -> web.Application:
             web.post("/invocations", native.root),
             web.post("/embed", embeddings.embed),
             web.post("/classify", classify.classify),
-            web.post("/classify_batch", classify.classify),
+            web.post("/classify_batch", classify.classify_batch),
             web.post("/tokenize", tokenize.tokenize),
             web.post("/detokenize", tokenize.detokenize),
             web.post("/v1/chat/completions", chat.chat_completions),

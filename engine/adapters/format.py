@@ -13,6 +13,7 @@ from pathlib import Path
 from lorax_serve.engine.adapters.blueprint import Blueprint, Blueprints
 from lorax_serve.engine.adapters.config import CONFIG_NAME, AdapterConfig, parse_config
 from lorax_serve.engine.adapters.files import FileContent, check_unchanged, read_file
+from lorax_serve.engine.adapters.label_head import MAX_LABELS, find_head, is_head_tensor
 from lorax_serve.engine.adapters.matrices import BaseWeight, pair_matrices
 from lorax_serve.engine.adapters.read_memory import ReadMemory
 from lorax_serve.engine.adapters.refusal import Misfit, Refusal, changed, incompatible, shown
@@ -110,13 +111,15 @@ def _read(
             )
         except Misfit as misfit:
             raise Misfit(*_other_base(config.base_model, base_model), *misfit.reasons) from None
-        if 2 * len(blueprint.pairs) == len(blueprint.layout.names):  # no copies of base weights
+        if blueprint.num_named == len(blueprint.layout.names):  # no copies of base weights
             blueprints.keep(kind, blueprint)
+    matrices, head = blueprint.weights(body, pause)
     return LoraWeights(
         name=ref.name,
         digest=digest,
-        matrices=blueprint.matrices(body, pause),
+        matrices=matrices,
         unknown_config_fields=config.unknown_fields,
+        head=head,
     )
 
 
@@ -132,8 +135,11 @@ def _judge(
     """Raises Refusal unless tensors so named and shaped can be served as such a config says."""
     layout = read_layout(header, len(body))
     tensors = layout.tensors(layout.runs(body))
-    pairs = pair_matrices(tensors, config, sites, max_rank=max_rank, base_weight=base_weight)
-    return Blueprint(layout, pairs, len(body))
+    matrices = {name: tensor for name, tensor in tensors.items() if not is_head_tensor(name)}
+    pairs = pair_matrices(matrices, config, sites, max_rank=max_rank, base_weight=base_weight)
+    # The last site is the model's own head: it reads what a classification head reads.
+    head = find_head(tensors, config.head_kind, sites[-1].in_features)
+    return Blueprint(layout, pairs, len(body), head)
 
 
 def _other_base(made_for: str | None, served: str) -> Iterator[str]:
@@ -180,6 +186,7 @@ def _max_weights_bytes(sites: Sequence[LoraSite], max_rank: int) -> int:
     shapes = [(site.in_features, t.out_features) for site in sites for t in site.targets]
     num_values = sum(max_rank * (width + height) for width, height in shapes)
     num_values += 2 * max(width * height for width, height in shapes)
+    num_values += MAX_LABELS * (sites[-1].in_features + 1)
     return _BYTES_PER_VALUE * num_values + _HEADER_BYTES_PER_TARGET * len(shapes)
 
 

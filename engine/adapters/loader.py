@@ -85,7 +85,9 @@ class AdapterLoader:
         self._read = read
         self._is_on_device = is_on_device
         self._plan = lru_cache(_MAX_LAYOUTS)(
-            lambda ranks: plan_slab(self._sites, dict(ranks), transposed_a=transposed_a)
+            lambda ranks, head: plan_slab(
+                self._sites, dict(ranks), transposed_a=transposed_a, head=head
+            )
         )
         self._max_loading = max_loading
         self._on_loaded = on_loaded
@@ -235,7 +237,7 @@ class AdapterLoader:
             started = time.monotonic()
             weights = self._read(ref)
             ranks = tuple((module, each.rank) for module, each in weights.matrices.items())
-            layout = self._plan(ranks)
+            layout = self._plan(ranks, weights.head_shape)
             return ReadAdapter(weights, layout, time.monotonic() - started)
 
         self._finish(ref, work)

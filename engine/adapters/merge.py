@@ -40,7 +40,7 @@ from lorax_serve.engine.adapters.low_rank import (
     narrow,
 )
 from lorax_serve.engine.adapters.matrices import BaseWeight
-from lorax_serve.engine.adapters.refusal import Refusal, not_finite
+from lorax_serve.engine.adapters.refusal import Refusal, incompatible, not_finite, shown
 from lorax_serve.engine.adapters.weights import LoraMatrices, LoraWeights
 from lorax_serve.ipc.types import ErrorCode, MergedAdapters, MergeStrategy
 from lorax_serve.kernels.lora import LoraSite
@@ -103,6 +103,11 @@ def merge_weights(
     """`parts` as one adapter of at most `max_rank`; where they are pruned, of so many elements, or
     of the lowest rank that pruned merges get. Raises AdapterRejected.
     """
+    heads = [part.name for part in parts if part.head is not None]
+    if heads:
+        raise incompatible(*(f"{shown(name)} has a classification head" for name in heads)).named(
+            merge.name
+        )
     ranks = _Ranks(max_rank, min(max_rank, max(PRUNED_RANK, _affordable(parts, max_elements))))
     try:
         merged = _merge_all(merge, parts, ranks)
