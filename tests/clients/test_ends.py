@@ -110,6 +110,7 @@ def test_a_server_that_stops_refuses_what_is_new_and_ends_what_is_open(site: Sit
     site.lorax.generate("a", max_new_tokens=1)
     site.server.process.terminate()
     site.server.line("stopping")
+    assert site.lorax.session.get(f"{site.lorax.base_url}/ready").status_code == 503
     error = raised_by(site.complete)
     assert (type(error), error.code) == (openai.InternalServerError, "server_shutdown")
     with pytest.raises(IncompleteGenerationError, match="shutting down"):
