@@ -3,6 +3,7 @@
 What each of them got is held to what the server's plainest replies say.
 """
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from client_programs import ClientPrograms
-from live_server import ADAPTERS, LiveServer
+from live_server import ADAPTERS, ROOT, LiveServer
 
 PROMPT = "<|im_start|>user\nHow do I bake bread?<|im_end|>\n<|im_start|>assistant\n"
 MESSAGES = [{"role": "user", "content": "How do I bake bread?"}]
@@ -166,6 +167,16 @@ def test_openai_asks_again_when_it_was_told_to(results: dict[str, Any]) -> None:
     assert results["replies"][0] == [429, "1"]
     assert results["replies"][-1] == [200, None]
     assert results["retried"] == 2
+
+
+def test_the_page_lists_the_versions_that_run_here() -> None:
+    page = (ROOT / "docs" / "compatibility.md").read_text().split("## Published clients")[1]
+    listed = dict(re.findall(r"^\| `([^`]+)` \| ([0-9., ]+) \|", page, flags=re.MULTILINE))
+    pins = [ROOT / "constraints.txt", *sorted((ROOT / "tests" / "clients").glob("*.txt"))]
+    pinned = {line for path in pins for line in path.read_text().splitlines()}
+    assert len(listed) == 7
+    for package, versions in listed.items():
+        assert {f"{package}=={version}" for version in versions.split(", ")} <= pinned
 
 
 def test_openai_1_is_that(programs: ClientPrograms) -> None:
