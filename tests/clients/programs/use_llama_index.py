@@ -37,7 +37,6 @@ def chat(**options: Any) -> OpenAILike:
 def generations() -> Iterator[tuple[str, Any]]:
     reply = chat().chat(SAID)
     yield "chat", reply.message.content
-    yield "tokens", reply.raw.usage.completion_tokens
     yield "stream", "".join(part.delta or "" for part in chat().stream_chat(SAID))
     yield "completion", model().complete(PROMPT).text
     yield "completion_stream", "".join(p.delta or "" for p in model().stream_complete(PROMPT))
