@@ -1,0 +1,24 @@
+"""Bodies of requests that work on the demo's server."""
+
+from typing import Any, Final
+
+GENERATE_EXAMPLE: Final[dict[str, Any]] = {
+    "inputs": "How do I stay healthy?",
+    "parameters": {"adapter_id": "pirate", "max_new_tokens": 40, "details": True},
+}
+EMBED_EXAMPLE: Final[dict[str, Any]] = {"inputs": "How do I bake bread?"}
+CHAT_EXAMPLE: Final[dict[str, Any]] = {
+    "model": "pirate",
+    "messages": [{"role": "user", "content": "How do I stay healthy?"}],
+    "max_tokens": 40,
+}
+COMPLETION_EXAMPLE: Final[dict[str, Any]] = {
+    "model": "pirate",
+    "prompt": "How do I stay healthy?",
+    "max_tokens": 40,
+}
+EMBEDDINGS_EXAMPLE: Final[dict[str, Any]] = {
+    "model": "pirate",
+    "input": ["How do I bake bread?", "Yo ho ho!"],
+}
+LOAD_EXAMPLE: Final[dict[str, Any]] = {"lora_name": "support", "lora_path": "team/support"}
