@@ -20,6 +20,7 @@ from lorax_serve.server.error_replies import (
     failure_of_http,
 )
 from lorax_serve.server.errors import ServeError
+from lorax_serve.server.expectations import expecting
 from lorax_serve.server.keys import (
     ADMISSION,
     CHAT_PROMPTS,
@@ -56,9 +57,10 @@ def build_app(service: Service) -> web.Application:
     app.on_shutdown.append(_stop_waiting)
     app.on_cleanup.append(_close_sources)
     app.on_cleanup.append(_end_rendering)
-    app.add_routes(PUBLIC_ROUTES)
+    routes = [*PUBLIC_ROUTES]
     if service.admin_key is not None:
-        app.add_routes(_guarded(service.admin_key, route) for route in OPERATOR_ROUTES)
+        routes += [_guarded(service.admin_key, route) for route in OPERATOR_ROUTES]
+    app.add_routes(map(expecting, routes))
     return app
 
 
@@ -69,8 +71,7 @@ def _guarded(key: AdminKey, route: web.RouteDef) -> web.RouteDef:
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Outermost: every error leaves as JSON from the catalogue; details stay in the log."""
-    given = request.headers.get("x-request-id", "")
-    request[REQUEST_ID] = given if GIVEN_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    request[REQUEST_ID] = _request_id(request)
     request[RECEIVED_AT] = time.monotonic()
     try:
         return await handler(request)
@@ -92,6 +93,11 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return error_reply(request, INTERNAL)
 
 
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get("x-request-id", "")
+    return given if GIVEN_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
 def _client_left(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
@@ -109,4 +115,5 @@ async def _end_rendering(app: web.Application) -> None:
 
 
 async def _show_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["x-request-id"] = request[REQUEST_ID]
+    """What aiohttp itself refuses, such as an expectation at no address of ours, has none yet."""
+    response.headers["x-request-id"] = request.get(REQUEST_ID) or _request_id(request)

@@ -70,7 +70,8 @@ _DESCRIPTION: Final = (
     "Multi-LoRA inference: one base model, and adapters that requests name. Every GET answers HEAD"
     " too. In a request a null is an absent field, and a field that no schema names is left out and"
     " named in the header `x-ignored-params`, or refused if it looks like a constraint on the"
-    " answer. Of a stream, each event's `data` is the JSON of the schema that stands under"
+    " answer. An integer is written without a point or an exponent."
+    " Of a stream, each event's `data` is the JSON of the schema that stands under"
     f" `{EVENTS}`, or of an error; OpenAI's streams end with `[DONE]`. An adapter's name in a path"
     " may hold slashes."
 )

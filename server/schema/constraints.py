@@ -16,8 +16,10 @@ from lorax_serve.server.schema.common import (
 )
 
 Pattern = Annotated[str, Meta(min_length=1, max_length=8192)]
-Schema = Annotated[Raw, json_of(dict[str, object] | bool)]
-SchemaOrText = Annotated[Raw, json_of(dict[str, object] | bool | str)]  # a text holds the JSON
+Schema = Annotated[Raw, json_of(dict[str, object] | bool | None)]
+SchemaOrText = Annotated[
+    Raw, json_of(dict[str, object] | bool | str | None)
+]  # a text holds the JSON
 Options = Annotated[tuple[str, ...], Meta(min_length=1, max_length=4096)]
 
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from fake_engine import FakeEngine
@@ -95,6 +97,34 @@ def test_two_structs_of_one_name_are_told_apart() -> None:
     components.reply(openai_replies.ToolCall)
     with pytest.raises(ValueError, match="ToolCall"):
         components.request(messages.ToolCall)
+
+
+def request_schemas() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Those of bodies, and of what is in them."""
+    schemas = DOCUMENT["components"]["schemas"]
+    bodies = [
+        each.get("requestBody") for item in DOCUMENT["paths"].values() for each in item.values()
+    ]
+    seen: set[str] = set()
+    new = set(names(bodies))
+    while new:
+        seen |= new
+        new = {inner for name in new for inner in names(schemas[name])} - seen
+    yield from ((name, schemas[name]) for name in sorted(seen))
+
+
+def names(value: object) -> list[str]:
+    text = msgspec.json.encode(value).decode()
+    return re.findall(r'"#/components/schemas/(\w+)"', text)
+
+
+@pytest.mark.parametrize(("name", "schema"), list(request_schemas()))
+def test_a_null_is_an_absent_field(name: str, schema: dict[str, Any]) -> None:
+    components = {"components": DOCUMENT["components"]}
+    optional = schema["properties"].keys() - schema.get("required", ())
+    for field in sorted(optional):
+        inner = Draft202012Validator({**schema["properties"][field], **components})
+        assert inner.is_valid(None), field
 
 
 class PageReader(HTMLParser):
