@@ -52,7 +52,8 @@ class Intake:
 
     def _generating(self, sequence_id: SequenceId, request: Generate) -> Sequence:
         ids, num_new = request.prompt_token_ids, request.stop.max_new_tokens
-        self._check_ids(ids, *(token for token, _ in request.sampling.logit_bias))
+        biased = (token for token, _ in request.sampling.logit_bias)
+        self._check_ids(ids, *biased, *request.stop.stop_token_ids)
         self._check_length(len(ids) + num_new, f"{len(ids)} prompt tokens plus {num_new} new ones")
         return Sequence(
             id=sequence_id,

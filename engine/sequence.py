@@ -104,6 +104,15 @@ class Sequence:
         """Whether all of the prompt has to be computed, whatever is in the prefix cache."""
         return self.is_scoring or (self.pooled is not None and self.pooled.needs_every_row)
 
+    @property
+    def banned_token_ids(self) -> frozenset[int]:
+        """What would end the sequence now, too early."""
+        if len(self.output_token_ids) >= self.stop.min_new_tokens:
+            return frozenset()
+        ending = frozenset(self.stop.stop_token_ids)
+        ignores_eos = self.guide is None and self.stop.ignore_eos
+        return ending if ignores_eos else ending | self.eos_token_ids
+
     def tokens(self, start: int, stop: int) -> tuple[int, ...]:
         """The ids at positions start..stop-1, prompt and output alike; PENDING_TOKEN for those that
         are not known yet."""

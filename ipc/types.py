@@ -72,6 +72,7 @@ class StopConditions(Struct, frozen=True, forbid_unknown_fields=True):
     """When one sequence ends, as far as the engine can see (it sees ids, never text)."""
 
     max_new_tokens: Annotated[int, Meta(ge=1)]
+    min_new_tokens: Annotated[int, Meta(ge=0)] = 0  # before, no token that ends it is sampled
     stop_token_ids: tuple[TokenId, ...] = ()
     ignore_eos: bool = False
 

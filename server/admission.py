@@ -164,6 +164,7 @@ class Admission:
             sampling=asked.sampling,
             stop=StopConditions(
                 max_new_tokens=max_new_tokens,
+                min_new_tokens=asked.min_new_tokens,
                 stop_token_ids=asked.stop_token_ids,
                 ignore_eos=asked.ignore_eos,
             ),

@@ -18,6 +18,7 @@ from lorax_serve.server.routes.chat_calls import ChoiceCalls
 from lorax_serve.server.routes.exchange import generate
 from lorax_serve.server.routes.openai_parts import (
     FINISH_REASON,
+    TokenIdsShown,
     UsageReport,
     chat_logprobs,
     identity,
@@ -33,6 +34,7 @@ from lorax_serve.server.schema.openai_replies import (
     ChatLogprobs,
     ChatMessage,
     FinishReason,
+    TokenIds,
     Usage,
 )
 from lorax_serve.server.schema.tools import AskedTools, ToolMode
@@ -111,6 +113,7 @@ class ChatView:
         # One for each choice, if there are tools.
         self._calls = () if tools is None else [ChoiceCalls(tools, form) for _ in range(body.n)]
         self._num_choices = body.n
+        self._ids = TokenIdsShown(accepted, shown=body.return_token_ids)
         self._begun = False
 
     def reply(self, answers: Sequence[Answer]) -> bytes:
@@ -120,6 +123,7 @@ class ChatView:
             choices=tuple(self._choice(index, each) for index, each in enumerate(answers)),
             usage=self._usage.total(),
             service_tier=self._tier,
+            prompt_token_ids=self._ids.of_prompt(),
         )
         return msgspec.json.encode(completion)
 
@@ -134,6 +138,7 @@ class ChatView:
             logprobs=self._logprobs(answer.tokens),
             finish_reason=self._finish_reason(index, finish),
             stop_reason=answer.finish.stop_reason,
+            token_ids=self._ids.of(answer.tokens),
         )
 
     async def frames(self, source: AsyncGenerator[Piece, None]) -> AsyncGenerator[bytes, None]:
@@ -155,17 +160,20 @@ class ChatView:
             self._begun = True
             for index in range(self._num_choices):
                 begun = ChatChunkChoice(index=index, delta=ChatDelta("assistant", ""))
-                yield self._chunk(begun, usage)
-        logprobs = self._logprobs(piece.tokens)
+                ids = UNSET if index else self._ids.of_prompt()
+                yield self._chunk(begun, usage, prompt_token_ids=ids)
+        logprobs, ids = self._logprobs(piece.tokens), self._ids.of(piece.tokens)
         deltas = list(self._deltas(piece))
-        if not deltas and logprobs and logprobs.content:
+        if not deltas and ((logprobs and logprobs.content) or (ids and piece.finish is None)):
             deltas = [ChatDelta(content="")]
         for delta in deltas:
-            choice = ChatChunkChoice(index=piece.index, delta=delta, logprobs=logprobs)
-            logprobs = None
+            choice = ChatChunkChoice(
+                index=piece.index, delta=delta, logprobs=logprobs, token_ids=ids
+            )
+            logprobs, ids = None, UNSET
             yield self._chunk(choice, usage)
         if piece.finish is not None:
-            yield self._chunk(self._finish_choice(piece.index, piece.finish), usage)
+            yield self._chunk(self._finish_choice(piece.index, piece.finish, ids), usage)
 
     def _deltas(self, piece: Piece) -> Iterator[ChatDelta]:
         if self._calls:
@@ -174,19 +182,30 @@ class ChatView:
         elif piece.text:
             yield ChatDelta(content=piece.text)
 
-    def _chunk(self, choice: ChatChunkChoice | None, usage: Usage | UnsetType | None) -> ChatChunk:
-        choices = () if choice is None else (choice,)
-        return ChatChunk(**asdict(self._identity), choices=choices, usage=usage)
+    def _chunk(
+        self,
+        choice: ChatChunkChoice | None,
+        usage: Usage | UnsetType | None,
+        *,
+        prompt_token_ids: TokenIds = UNSET,
+    ) -> ChatChunk:
+        return ChatChunk(
+            **asdict(self._identity),
+            choices=() if choice is None else (choice,),
+            usage=usage,
+            prompt_token_ids=prompt_token_ids,
+        )
 
     def _logprobs(self, tokens: tuple[GeneratedToken, ...]) -> ChatLogprobs | None:
         return chat_logprobs(self._tokenizer, tokens) if self._lists_logprobs else None
 
-    def _finish_choice(self, index: int, finish: Finish) -> ChatChunkChoice:
+    def _finish_choice(self, index: int, finish: Finish, ids: TokenIds) -> ChatChunkChoice:
         return ChatChunkChoice(
             index=index,
             delta=ChatDelta(),
             finish_reason=self._finish_reason(index, finish),
             stop_reason=finish.stop_reason,
+            token_ids=ids,
         )
 
     def _finish_reason(self, index: int, finish: Finish) -> FinishReason:

@@ -15,6 +15,7 @@ from lorax_serve.server.schema.openai_replies import (
     ChatLogprobs,
     FinishReason,
     PromptTokensDetails,
+    TokenIds,
     TokenLogprob,
     TopLogprob,
     Usage,
@@ -97,6 +98,24 @@ class UsageReport:
             total_tokens=self._num_prompt_tokens + num_tokens,
             prompt_tokens_details=PromptTokensDetails(self._num_cached_tokens),
         )
+
+
+class TokenIdsShown:
+    """Which ids `return_token_ids` brings: of a prompt once, of an answer each with its chunk."""
+
+    def __init__(self, accepted: Accepted, *, shown: bool) -> None:
+        self._prompts = accepted.prompts_token_ids if shown else None
+
+    @property
+    def are_wanted(self) -> bool:
+        return self._prompts is not None
+
+    def of_prompt(self, number: int = 0) -> TokenIds:
+        return UNSET if self._prompts is None else tuple(self._prompts[number])
+
+    def of(self, tokens: Iterable[GeneratedToken]) -> TokenIds:
+        """Those that only ended the answer too."""
+        return UNSET if self._prompts is None else tuple(token.id for token in tokens)
 
 
 def chat_logprobs(tokenizer: Tokenizer, tokens: Iterable[GeneratedToken]) -> ChatLogprobs:

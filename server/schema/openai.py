@@ -70,12 +70,14 @@ class GenerationBody(Struct, frozen=True, kw_only=True):
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
     typical_p: Share = 1.0
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
+    min_tokens: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     ignore_eos: bool = False
     ignore_eos_token: bool = False
     stop_token_ids: tuple[TokenId, ...] = ()
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     cache_salt: Annotated[str, Meta(max_length=128)] = ""
+    return_token_ids: bool = False
     structured_outputs: StructuredOutputs | None = None
     guided_json: SchemaOrText = ABSENT
     guided_regex: Pattern | None = None
@@ -204,6 +206,8 @@ def generation_request(
     add_special_tokens: bool,
 ) -> GenerationRequest:
     body.check_stream_options()
+    if max_new_tokens is not None and body.min_tokens > max_new_tokens:
+        raise invalid("min_tokens", "is more than `max_tokens`")
     return GenerationRequest(
         prompt=prompt,
         add_special_tokens=add_special_tokens,
@@ -212,6 +216,7 @@ def generation_request(
         adapter_token=body.api_token,
         sampling=body.sampling(num_logprobs),
         max_new_tokens=max_new_tokens,
+        min_new_tokens=body.min_tokens,
         stop_strings=(body.stop,) if isinstance(body.stop, str) else body.stop,
         keep_stop_string=body.include_stop_str_in_output,
         stop_token_ids=body.stop_token_ids,

@@ -142,6 +142,8 @@ class ValidJson:
         if optional and depth < MAX_DEPTH:
             some = st.lists(st.sampled_from(optional), max_size=MAX_OPTIONAL, unique=True)
             chosen += draw(some)
+            if "parameters" in optional and "parameters" not in chosen:  # where LoRAX has it all
+                chosen.append("parameters")
         drawn = {name: self.draw(draw, properties[name], depth, name) for name in chosen}
         if isinstance(values := schema.get("additionalProperties"), dict) and depth < MAX_DEPTH:
             keys = draw(st.lists(st.sampled_from(("1", "a", "type")), max_size=2, unique=True))

@@ -62,6 +62,10 @@ HEADERS: Final = (
     ("Host", "other"),
     ("Host", ""),
     ("Transfer-Encoding", "nonsense"),
+    ("Transfer-Encoding", "chunked"),
+    ("Content-Length", "-1"),
+    ("Content-Length", "5"),
+    ("Content-Length", "9" * 30),
     ("X-Forwarded-For", "::1, , nonsense"),
     ("x" * 200, "y"),
 )

@@ -51,6 +51,18 @@ async def test_chat(wire: Wire, client: Any) -> None:
     assert prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
 
+async def test_min_tokens(wire: Wire, client: Any) -> None:
+    """No stop string is looked for in them; the engine is told of the rest."""
+    wire.will_say("STOP STOP")
+    asked = {"stop": ["STOP"], "extra_body": {"min_tokens": 4}}
+    reply = await client.completions.create(model="", prompt="x", max_tokens=20, **asked)
+    assert reply.choices[0].text == "STOP "
+    assert reply.choices[0].stop_reason == "STOP"
+    assert wire.engine.requests[0].stop.min_new_tokens == 4
+    with pytest.raises(openai.BadRequestError, match="`min_tokens` is more than `max_tokens`"):
+        await client.completions.create(model="", prompt="x", max_tokens=3, **asked)
+
+
 async def test_chat_logprobs(wire: Wire, client: Any) -> None:
     wire.will_say("ö")
     reply = await client.chat.completions.create(

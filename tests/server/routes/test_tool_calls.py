@@ -9,20 +9,9 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, BadRequestError
 
+from tool_chats import CALL, CLOCK, FORCED, NAMED, TEMPLATE, WEATHER
 from wire import Wire, running
 
-TEMPLATE = (
-    "{% for t in tools or [] %}[{{ t | tojson }}]{% endfor %}"
-    "{% for m in messages %}{{ m.role }}:{{ m.content }}"
-    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}"
-    "{% endfor %}"
-)
-CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-WEATHER = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
-CLOCK = {"type": "function", "function": {"name": "clock", "description": "Tells the time."}}
-CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
-FORCED = '[{"name": "weather", "parameters": {"city": "Rome"}}]'
-NAMED = {"type": "function", "function": {"name": "weather"}}
 ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}}
 
 
