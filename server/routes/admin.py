@@ -32,8 +32,8 @@ async def load(request: web.Request) -> web.Response:
             body.lora_path,
             source=body.source,
             token=token,
-            pin=body.pin,
-            replaces=body.load_inplace,
+            pin=bool(body.pin),
+            replaces=bool(body.load_inplace),
         )
     return web.Response(text=f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 

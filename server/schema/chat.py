@@ -6,7 +6,7 @@ from typing import Annotated
 from msgspec import Meta, Raw, field
 
 from lorax_serve.server.request import GenerationRequest
-from lorax_serve.server.schema.common import ABSENT, ObjectShape, given_json, invalid
+from lorax_serve.server.schema.common import ABSENT, ObjectShape, given_json, invalid, json_of
 from lorax_serve.server.schema.constraints import only_one
 from lorax_serve.server.schema.conversation import (
     Conversation,
@@ -26,7 +26,9 @@ from lorax_serve.server.schema.openai import (
 )
 from lorax_serve.server.schema.tools import (
     AskedTools,
+    FunctionChoice,
     Functions,
+    ToolChoice,
     Tools,
     asked_functions,
     asked_tools,
@@ -46,10 +48,10 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
     reasoning_effort: Annotated[str, Meta(max_length=32)] | None = None
     service_tier: Annotated[str, Meta(max_length=32)] | None = None  # any is answered "default"
     tools: Tools = ()
-    tool_choice: Raw = ABSENT
+    tool_choice: Annotated[Raw, json_of(ToolChoice)] = ABSENT
     parallel_tool_calls: bool | None = None
     functions: Functions = ()
-    function_call: Raw = ABSENT
+    function_call: Annotated[Raw, json_of(FunctionChoice)] = ABSENT
 
     def asked_tools(self) -> AskedTools | None:
         """Raises ServeError for what contradicts."""

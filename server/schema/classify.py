@@ -8,7 +8,7 @@ from msgspec import Meta, Raw, Struct
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.request import EmbeddingRequest
-from lorax_serve.server.schema.common import ObjectShape
+from lorax_serve.server.schema.common import ObjectShape, json_of
 from lorax_serve.server.schema.embeddings import EMBED_PARAMETERS, EmbedParameters
 
 Text = Annotated[str, Meta(min_length=1)]
@@ -17,12 +17,12 @@ NO_BASE_HEAD = "The base model has no classification head; name an adapter that 
 
 class ClassifyBody(Struct, frozen=True):
     inputs: Text
-    parameters: Raw = Raw(b"{}")
+    parameters: Annotated[Raw, json_of(EmbedParameters)] = Raw(b"{}")
 
 
 class ClassifyBatchBody(Struct, frozen=True):
     inputs: Annotated[tuple[Text, ...], Meta(min_length=1)]
-    parameters: Raw = Raw(b"{}")
+    parameters: Annotated[Raw, json_of(EmbedParameters)] = Raw(b"{}")
 
 
 MEANT = {name: f"parameters.{name}" for name in ("adapter_id", "adapter_source", "api_token")}

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -76,6 +76,8 @@ LONE_SURROGATE = re.compile(  # behind a backslash that no other one escapes
 # A credential for an adapter's source, which goes into a header there.
 AdapterToken = Annotated[str, Meta(max_length=4096, pattern=r"\A[\x21-\x7e]*\Z")]
 
+JSON_OF: Final = "json_of"
+
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
 
@@ -91,6 +93,14 @@ def unsupported(name: str, hint: str = "") -> ServeError:
 def invalid(name: str, problem: str) -> ServeError:
     """The refusal of a value: "`name` problem."."""
     return ServeError(ErrorCode.INVALID_REQUEST, f"`{name}` {problem}.", param=name)
+
+
+def json_of(kind: object) -> Meta:
+    """What a Raw field holds: `Annotated[Raw, json_of(dict[str, int])]`.
+
+    Nothing is checked by it; the OpenAPI document says it.
+    """
+    return Meta(extra={JSON_OF: kind})
 
 
 def given_json(raw: Raw) -> bytes | None:
@@ -116,7 +126,7 @@ class ObjectShape(Generic[S]):
         meant: Mapping[str, str] = MappingProxyType({}),
         path: str = "",
     ) -> None:
-        self._struct = struct
+        self.struct = struct
         self.served = frozenset(f.encode_name for f in msgspec.structs.fields(struct))
         self.unserved = dict(unserved)
         self.tolerated = frozenset(tolerated)
@@ -148,7 +158,7 @@ class ObjectShape(Generic[S]):
             elif name not in self.tolerated:
                 ignored.append(self._name_of_unknown(name))
                 _check_number_of_unknown(ignored)
-        return decode(msgspec.json.encode(present), self._struct, self._path), tuple(ignored)
+        return decode(msgspec.json.encode(present), self.struct, self._path), tuple(ignored)
 
     def _check_unknown_size(self, raw: bytes) -> None:
         """Bounds the work of telling unknown fields by name; skipping over them is cheap."""

@@ -13,7 +13,13 @@ from lorax_serve.server.request import (
     effective_temperature,
     fold_seed,
 )
-from lorax_serve.server.schema.common import OUTPUT_CONTROLS, AdapterToken, ObjectShape, invalid
+from lorax_serve.server.schema.common import (
+    OUTPUT_CONTROLS,
+    AdapterToken,
+    ObjectShape,
+    invalid,
+    json_of,
+)
 from lorax_serve.server.schema.constraints import ResponseFormat
 from lorax_serve.server.schema.merging import MergedAdapters
 
@@ -22,12 +28,6 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Share = Annotated[float, Meta(ge=1e-6, le=1)]
 MAX_U64 = 2**64 - 1
 MAX_BEST_OF = 16
-
-
-class Body(Struct, frozen=True):
-    inputs: Annotated[str, Meta(min_length=1)]
-    parameters: Raw = Raw(b"{}")
-    stream: bool = False
 
 
 class Parameters(Struct, frozen=True, kw_only=True):
@@ -74,6 +74,12 @@ class Parameters(Struct, frozen=True, kw_only=True):
             or self.top_p < 1
             or self.typical_p < 1
         )
+
+
+class Body(Struct, frozen=True):
+    inputs: Annotated[str, Meta(min_length=1)]
+    parameters: Annotated[Raw, json_of(Parameters)] = Raw(b"{}")
+    stream: bool = False
 
 
 # OpenAI's way to shape an answer, which would change it if it were dropped.
@@ -198,6 +204,10 @@ class PrefillToken(Struct, frozen=True):
     logprob: float | None  # null for the first
 
 
+Prefill = Annotated[Raw, json_of(tuple[PrefillToken, ...])]
+Tokens = Annotated[Raw, json_of(tuple[Token, ...])]
+
+
 class BestOfSequence(Struct, frozen=True):
     """An answer that was not the best."""
 
@@ -205,8 +215,8 @@ class BestOfSequence(Struct, frozen=True):
     finish_reason: str
     generated_tokens: int
     seed: int | None
-    prefill: Raw  # of PrefillTokens
-    tokens: Raw  # of Tokens
+    prefill: Prefill
+    tokens: Tokens
 
 
 class Details(Struct, frozen=True):
@@ -215,8 +225,8 @@ class Details(Struct, frozen=True):
     generated_tokens: int
     skipped_tokens: int
     seed: int | None
-    prefill: Raw  # of PrefillTokens; empty unless `decoder_input_details` asks for it
-    tokens: Raw  # of Tokens
+    prefill: Prefill  # empty unless `decoder_input_details` asks for it
+    tokens: Tokens
     best_of_sequences: tuple[BestOfSequence, ...] | UnsetType = UNSET
 
 

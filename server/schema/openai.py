@@ -4,7 +4,7 @@ vLLM made usual."""
 from dataclasses import replace
 from typing import Annotated, TypeGuard
 
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Struct
 
 from lorax_serve.ipc.types import SamplingParams
 from lorax_serve.server.request import (
@@ -26,6 +26,7 @@ from lorax_serve.server.schema.constraints import (
     Options,
     Pattern,
     ResponseFormat,
+    SchemaOrText,
     StructuredOutputs,
     guided_constraint,
     only_one,
@@ -78,7 +79,7 @@ class GenerationBody(Struct, frozen=True, kw_only=True):
     cache_salt: Annotated[str, Meta(max_length=128)] = ""
     return_token_ids: bool = False
     structured_outputs: StructuredOutputs | None = None
-    guided_json: Raw = ABSENT
+    guided_json: SchemaOrText = ABSENT
     guided_regex: Pattern | None = None
     guided_choice: Options | None = None
 

@@ -1,8 +1,10 @@
 """OpenAI's reply bodies and stream chunks. A field that is UNSET is left out of the JSON."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Raw, Struct, UnsetType
+
+from lorax_serve.server.schema.common import json_of
 
 FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 StopReason = str | int | None  # vLLM's extension: the stop string or stop token that matched
@@ -49,10 +51,10 @@ class CompletionLogprobs(Struct, frozen=True):
     Of the first token of an echoed prompt the model says nothing: null.
     """
 
-    tokens: Raw  # of str
-    token_logprobs: Raw  # of float | None
-    top_logprobs: Raw  # of dict[str, float] | None
-    text_offset: Raw  # of int
+    tokens: Annotated[Raw, json_of(list[str])]
+    token_logprobs: Annotated[Raw, json_of(list[float | None])]
+    top_logprobs: Annotated[Raw, json_of(list[dict[str, float] | None])]
+    text_offset: Annotated[Raw, json_of(list[int])]
 
 
 class CalledFunction(Struct, frozen=True):

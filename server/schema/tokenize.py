@@ -1,10 +1,12 @@
 """Bodies of /tokenize and /detokenize. LoRAX and vLLM share the address; their fields differ."""
 
+from typing import Annotated
+
 from msgspec import Raw, Struct
 
 from lorax_serve.ipc.types import TokenId
 from lorax_serve.server.errors import ServeError
-from lorax_serve.server.schema.common import ABSENT, ObjectShape, decode, invalid
+from lorax_serve.server.schema.common import ABSENT, ObjectShape, decode, invalid, json_of
 from lorax_serve.server.schema.conversation import (
     Conversation,
     Messages,
@@ -54,7 +56,7 @@ class Tokenized(Struct, frozen=True):
     count: int
     max_model_len: int
     tokens: list[int]
-    token_strs: Raw | None  # of str: pieces of the vocabulary
+    token_strs: Annotated[Raw, json_of(list[str])] | None  # pieces of the vocabulary
 
 
 class Detokenized(Struct, frozen=True):

@@ -3,7 +3,7 @@
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from msgspec import Meta, Raw, Struct
 
@@ -58,6 +58,10 @@ class _Choice(Struct, frozen=True, forbid_unknown_fields=True):
     type: str
     function: _Named | None = None
     allowed_tools: _Allowed | None = None
+
+
+ToolChoice = Literal["none", "auto", "required"] | _Choice
+FunctionChoice = Literal["none", "auto"] | _Named
 
 
 class ToolMode(enum.Enum):

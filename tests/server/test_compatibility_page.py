@@ -12,6 +12,7 @@ import pytest
 from fake_engine import FakeEngine
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.app import build_app
+from lorax_serve.server.documentation import packaged_document
 from lorax_serve.server.error_replies import (
     HTTP_SENTENCES,
     INTERNAL,
@@ -53,6 +54,7 @@ def tables() -> dict[str, Rows]:
 
 
 TABLES = tables()
+DOCUMENT = msgspec.json.decode(packaged_document())
 
 REQUESTS: dict[str, ObjectShape[Any]] = {
     "Body: field": native.BODY,
@@ -171,3 +173,5 @@ async def test_headers(wire: Wire, path: str, column: int) -> None:
     rows = TABLES["Headers: header of a reply"]
     listed = {NAME.findall(row[0])[0] for row in rows if column == 0 or row[1] == "yes"}
     assert sent - {"x-accel-buffering"} == listed
+    documented = DOCUMENT["paths"][path]["post"]["responses"]["200"]["headers"]
+    assert listed == documented.keys()

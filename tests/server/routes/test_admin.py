@@ -97,6 +97,13 @@ async def keyless(wire_files: Path) -> AsyncIterator[Desk]:
 # -- the key
 
 
+async def test_nulls_are_absent_fields(desk: Desk) -> None:
+    nulls = dict.fromkeys(("source", "api_token", "pin", "load_inplace"))
+    status, text = await desk.load("named", "alice", **nulls)
+    assert status == 200, text
+    assert desk.pins == set()
+
+
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 async def test_without_a_key_configured_there_is_nothing(
     keyless: Desk, method: str, path: str
