@@ -39,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 # How long to sleep while nothing but a copy of an adapter to the device is under way.
 _COPY_POLL_SECONDS = 0.001
+_LOAD_POLL_SECONDS = 1.0  # whether files of which nothing is heard are to be given up
 
 
 class Link(Protocol):
@@ -110,9 +111,13 @@ class EngineCore:
             timeout = 0.0
             if not self.step():
                 self._scheduler.check_integrity()
-                # Sleep until a message or a finished adapter load wakes us.
-                is_pending = self._exchange.num_arriving or self._desk.is_busy
-                timeout = _COPY_POLL_SECONDS if is_pending else None
+                timeout = self._seconds_to_sleep()
+
+    def _seconds_to_sleep(self) -> float | None:
+        """A message or a finished adapter load wakes us before."""
+        if self._exchange.num_arriving or self._desk.is_busy:
+            return _COPY_POLL_SECONDS
+        return _LOAD_POLL_SECONDS if self._exchange.num_loading else None
 
     def step(self) -> bool:
         """Plan and launch one step, and apply the one before; False when there was neither."""
