@@ -24,7 +24,6 @@ from lorax_serve.server.routes.openai_parts import (
     identity,
 )
 from lorax_serve.server.schema.chat import CHAT, ChatBody, chat_conversation, chat_request
-from lorax_serve.server.schema.common import unsupported
 from lorax_serve.server.schema.openai_replies import (
     ChatChoice,
     ChatChunk,
@@ -69,15 +68,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 async def _rendered(request: web.Request, body: ChatBody, tools: AskedTools | None) -> str:
     """The prompt the model's template makes of the messages."""
     conversation = chat_conversation(body, shows_effort=_shows_effort(request))
-    prompts = request.app[CHAT_PROMPTS]
-    if tools is None:
-        return await prompts.render(conversation)
-    if prompts.shows_tools:
-        return await prompts.render(conversation, tools=tools.shown())
-    if tools.mode is ToolMode.AUTO:
-        hint = "its model's chat template shows no tools; a call can be forced by `tool_choice`"
-        raise unsupported("functions" if tools.is_old else "tools", hint)
-    return await prompts.render(conversation)
+    return await request.app[CHAT_PROMPTS].render(conversation, tools)
 
 
 def _call_format(
