@@ -22,6 +22,7 @@ from lorax_serve.server.routes.openai_parts import (
     UsageReport,
     chat_logprobs,
     identity,
+    token_names,
 )
 from lorax_serve.server.schema.chat import CHAT, ChatBody, chat_conversation, chat_request
 from lorax_serve.server.schema.openai_replies import (
@@ -98,6 +99,7 @@ class ChatView:
         """`form` is how the model writes calls of the tools, if it does."""
         self._tokenizer = service.tokenizer
         self._lists_logprobs = body.logprobs
+        self._name = token_names(service.tokenizer, as_ids=body.return_tokens_as_token_ids)
         self._tier: Tier = UNSET if body.service_tier is None else "default"
         self._identity = identity(service, accepted, prefix="chatcmpl-")
         self._usage = UsageReport(body.stream_options, accepted)
@@ -188,7 +190,9 @@ class ChatView:
         )
 
     def _logprobs(self, tokens: tuple[GeneratedToken, ...]) -> ChatLogprobs | None:
-        return chat_logprobs(self._tokenizer, tokens) if self._lists_logprobs else None
+        if not self._lists_logprobs:
+            return None
+        return chat_logprobs(self._tokenizer, tokens, self._name)
 
     def _finish_choice(self, index: int, finish: Finish, ids: TokenIds) -> ChatChunkChoice:
         return ChatChunkChoice(
