@@ -186,8 +186,9 @@ class Admission:
         longest = info.max_model_len - 1  # at least one token is to be generated
         if asked.truncate is not None:
             if asked.truncate > longest:
+                name = asked.truncate_param
                 raise ServeError(
-                    ErrorCode.INVALID_REQUEST, f"`truncate` is above {longest}.", param="truncate"
+                    ErrorCode.INVALID_REQUEST, f"`{name}` is above {longest}.", param=name
                 )
             longest = max(longest, self._service.limits.max_untruncated_tokens)
         if isinstance(prompt, str):

@@ -22,9 +22,9 @@ from lorax_serve.server.routes.openai_parts import (
     UsageReport,
     chat_logprobs,
     identity,
+    token_names,
 )
 from lorax_serve.server.schema.chat import CHAT, ChatBody, chat_conversation, chat_request
-from lorax_serve.server.schema.common import unsupported
 from lorax_serve.server.schema.openai_replies import (
     ChatChoice,
     ChatChunk,
@@ -69,15 +69,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 async def _rendered(request: web.Request, body: ChatBody, tools: AskedTools | None) -> str:
     """The prompt the model's template makes of the messages."""
     conversation = chat_conversation(body, shows_effort=_shows_effort(request))
-    prompts = request.app[CHAT_PROMPTS]
-    if tools is None:
-        return await prompts.render(conversation)
-    if prompts.shows_tools:
-        return await prompts.render(conversation, tools=tools.shown())
-    if tools.mode is ToolMode.AUTO:
-        hint = "its model's chat template shows no tools; a call can be forced by `tool_choice`"
-        raise unsupported("functions" if tools.is_old else "tools", hint)
-    return await prompts.render(conversation)
+    return await request.app[CHAT_PROMPTS].render(conversation, tools)
 
 
 def _call_format(
@@ -107,6 +99,7 @@ class ChatView:
         """`form` is how the model writes calls of the tools, if it does."""
         self._tokenizer = service.tokenizer
         self._lists_logprobs = body.logprobs
+        self._name = token_names(service.tokenizer, as_ids=body.return_tokens_as_token_ids)
         self._tier: Tier = UNSET if body.service_tier is None else "default"
         self._identity = identity(service, accepted, prefix="chatcmpl-")
         self._usage = UsageReport(body.stream_options, accepted)
@@ -197,7 +190,9 @@ class ChatView:
         )
 
     def _logprobs(self, tokens: tuple[GeneratedToken, ...]) -> ChatLogprobs | None:
-        return chat_logprobs(self._tokenizer, tokens) if self._lists_logprobs else None
+        if not self._lists_logprobs:
+            return None
+        return chat_logprobs(self._tokenizer, tokens, self._name)
 
     def _finish_choice(self, index: int, finish: Finish, ids: TokenIds) -> ChatChunkChoice:
         return ChatChunkChoice(

@@ -21,6 +21,7 @@ from lorax_serve.server.routes.openai_parts import (
     TokenIdsShown,
     UsageReport,
     identity,
+    token_names,
 )
 from lorax_serve.server.routes.token_scores import TokenScores
 from lorax_serve.server.schema.openai import (
@@ -60,7 +61,7 @@ class CompletionView:
     """
 
     def __init__(self, service: Service, accepted: Accepted, body: CompletionBody) -> None:
-        self._tokenizer = service.tokenizer
+        self._name = token_names(service.tokenizer, as_ids=body.return_tokens_as_token_ids)
         self._lists_logprobs = body.logprobs is not None
         self._identity = identity(service, accepted, prefix="cmpl-")
         self._usage = UsageReport(body.stream_options, accepted)
@@ -183,7 +184,7 @@ class CompletionView:
 
     def _no_scores(self) -> TokenScores | None:
         """None where logprobs are not listed."""
-        return TokenScores(self._tokenizer) if self._lists_logprobs else None
+        return TokenScores(self._name) if self._lists_logprobs else None
 
 
 def _echoes(

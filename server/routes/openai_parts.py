@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -118,16 +118,23 @@ class TokenIdsShown:
         return UNSET if self._prompts is None else tuple(token.id for token in tokens)
 
 
-def chat_logprobs(tokenizer: Tokenizer, tokens: Iterable[GeneratedToken]) -> ChatLogprobs:
+def token_names(tokenizer: Tokenizer, *, as_ids: bool) -> Callable[[int], str]:
+    """What logprobs call a token: its text, or as vLLM does on demand "token_id:17"."""
+    return "token_id:{}".format if as_ids else tokenizer.token_text
+
+
+def chat_logprobs(
+    tokenizer: Tokenizer, tokens: Iterable[GeneratedToken], name: Callable[[int], str]
+) -> ChatLogprobs:
     """A token that only ended the answer is no part of it, nor of its logprobs."""
     return ChatLogprobs(
         tuple(
             TokenLogprob(
-                token=tokenizer.token_text(token.id),
+                token=name(token.id),
                 logprob=token.logprob.logprob,
                 bytes=tuple(tokenizer.token_bytes(token.id)),
                 top_logprobs=tuple(
-                    TopLogprob(tokenizer.token_text(i), p, tuple(tokenizer.token_bytes(i)))
+                    TopLogprob(name(i), p, tuple(tokenizer.token_bytes(i)))
                     for i, p in token.logprob.top
                 ),
             )

@@ -44,7 +44,7 @@ async def tokenize(request: web.Request) -> web.Response:
         if isinstance(body, PromptTokenize):
             text = body.prompt
         else:
-            text = await request.app[CHAT_PROMPTS].render(body.conversation())
+            text = await request.app[CHAT_PROMPTS].render(body.conversation(), body.asked_tools())
         return _json(await _tokenized(service, body, text), ignored)
 
 

@@ -16,6 +16,7 @@ from lorax_serve.server.schema.conversation import (
     conversation,
 )
 from lorax_serve.server.schema.openai import (
+    MEANT,
     TOLERATED,
     UNSERVED,
     Count,
@@ -65,7 +66,11 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
 
 
 CHAT = ObjectShape(
-    ChatBody, unserved=UNSERVED, tolerated=TOLERATED, large=("messages", "tools", "functions")
+    ChatBody,
+    unserved=UNSERVED,
+    tolerated=TOLERATED,
+    large=("messages", "tools", "functions"),
+    meant=MEANT,
 )
 
 
@@ -98,7 +103,7 @@ def chat_request(
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     max_new_tokens = body.max_completion_tokens or body.max_tokens
     request = generation_request(
-        body, prompt, num_logprobs, max_new_tokens, add_special_tokens=False
+        body, prompt, num_logprobs, max_new_tokens, adds_special_tokens=False
     )
     forced = None if tools is None else tools.constraint()
     return replace(

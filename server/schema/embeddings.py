@@ -33,6 +33,7 @@ class EmbedParameters(Struct, frozen=True, kw_only=True):
     adapter_source: Annotated[str, Meta(max_length=64)] | None = None
     merged_adapters: MergedAdapters | None = None
     api_token: AdapterToken | None = None
+    cache_salt: Annotated[str, Meta(max_length=128)] = ""  # vLLM's
 
     def __repr__(self) -> str:
         return "EmbedParameters(…)"  # one of them is secret
@@ -110,6 +111,7 @@ def parse_embed(raw: bytes) -> tuple[EmbeddingRequest, tuple[str, ...]]:
         merge=merge,
         adapter_source=parameters.adapter_source,
         adapter_token=parameters.api_token,
+        cache_salt=parameters.cache_salt,
     )
     return asked, ignored + ignored_parameters
 

@@ -54,6 +54,7 @@ class Parameters(Struct, frozen=True, kw_only=True):
     decoder_input_details: bool = False
     return_k_alternatives: Annotated[int, Meta(ge=1, le=20)] | None = None
     response_format: ResponseFormat | None = None
+    cache_salt: Annotated[str, Meta(max_length=128)] = ""  # vLLM's
 
     def __repr__(self) -> str:
         return "Parameters(…)"  # one of them is secret
@@ -133,6 +134,8 @@ def generation_request(inputs: str, asked: Parameters, *, streams: bool) -> Gene
         num_branches=asked.best_of,
         num_prompt_logprobs=0 if asked.decoder_input_details else None,
         truncate=asked.truncate,
+        truncate_param="parameters.truncate",
+        cache_salt=asked.cache_salt,
         max_new_tokens=asked.max_new_tokens,
         stop_strings=(asked.stop,) if isinstance(asked.stop, str) else asked.stop,
         keep_stop_string=True,

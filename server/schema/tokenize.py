@@ -13,6 +13,7 @@ from lorax_serve.server.schema.conversation import (
     TemplateKwargs,
     conversation,
 )
+from lorax_serve.server.schema.tools import AskedTools, Tools, asked_tools
 
 
 class LoraxTokenize(Struct, frozen=True):
@@ -35,6 +36,7 @@ class MessagesTokenize(Struct, frozen=True):
     add_generation_prompt: bool | None = None  # as of a chat request
     continue_final_message: bool = False
     chat_template_kwargs: TemplateKwargs = {}
+    tools: Tools = ()
     add_special_tokens: bool = False
     return_token_strs: bool = False
 
@@ -46,6 +48,10 @@ class MessagesTokenize(Struct, frozen=True):
             continue_final_message=self.continue_final_message,
             kwargs=self.chat_template_kwargs,
         )
+
+    def asked_tools(self) -> AskedTools | None:
+        """Those that a chat request shows whose model decides. Raises ServeError."""
+        return asked_tools(self.tools, ABSENT, parallel=None)
 
 
 class Detokenize(Struct, frozen=True):
@@ -66,17 +72,16 @@ class Detokenized(Struct, frozen=True):
 # All adapters share the base model's tokenizer.
 TOLERATED = ("model",)
 
-# What a template would read besides messages.
+# What a template would read besides.
 UNSERVED: dict[str, tuple[object, ...]] = {
     "chat_template": (),
     "mm_processor_kwargs": ({},),
-    "tools": ([],),
 }
 
 LORAX = ObjectShape(LoraxTokenize, unserved={}, tolerated=TOLERATED, large=("inputs",))
 PROMPT = ObjectShape(PromptTokenize, unserved={}, tolerated=TOLERATED, large=("prompt",))
 MESSAGES = ObjectShape(
-    MessagesTokenize, unserved=UNSERVED, tolerated=TOLERATED, large=("messages",)
+    MessagesTokenize, unserved=UNSERVED, tolerated=TOLERATED, large=("messages", "tools")
 )
 DETOKENIZE = ObjectShape(Detokenize, unserved={}, tolerated=TOLERATED, large=("tokens",))
 
