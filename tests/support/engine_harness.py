@@ -96,6 +96,10 @@ class FakeAdapters:
     num_changes: int = 0
     kept: FakeKept = field(default_factory=FakeKept)
 
+    @property
+    def num_loading(self) -> int:
+        return len(self.loading)
+
     def is_settled(self, ref: AdapterRef) -> bool:
         return ref in self.resident or (ref.name in self.broken and self.loading.get(ref) == 0)
 
