@@ -84,6 +84,13 @@ class Pooling(enum.Enum):
     MEAN = "mean"  # of all tokens
 
 
+class HeadKind(enum.Enum):
+    """What a classification head says something of."""
+
+    SEQUENCE = "sequence"  # the whole, by the state of its last token
+    TOKEN = "token"  # each token
+
+
 class GrammarKind(enum.Enum):
     """How `GrammarSpec.payload` is read."""
 

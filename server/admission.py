@@ -106,7 +106,7 @@ class Admission:
                     prompts=prompts,
                     num_at_once=num_at_once,
                     num_prompt_characters=_num_characters(asked.prompts),
-                    pooling=self._service.embedding_pooling,
+                    pooling=None if asked.wants_labels else self._service.embedding_pooling,
                     adapter=adapter,
                     cache_salt=self._tenants.prefix_salt(token, asked.cache_salt),
                     tenant=self._tenants.name(token, is_proven=adapter.opened_by_token),

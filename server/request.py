@@ -72,6 +72,7 @@ class AdapterRequest:
 class EmbeddingRequest(AdapterRequest):
     prompts: tuple[Prompt, ...]  # at least one; each becomes a vector
     add_special_tokens: bool = True
+    wants_labels: bool = False  # what the adapter's classification head says, and no vector
     param: str  # what the API calls them
 
 

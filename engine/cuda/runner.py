@@ -24,8 +24,8 @@ from lorax_serve.engine.cuda.step_graphs import StepGraphs
 from lorax_serve.engine.forward_batch import ForwardBatch, row_segments, sampled_segments
 from lorax_serve.engine.kv_cache import KVCache
 from lorax_serve.engine.models.decoder import Decoder
+from lorax_serve.engine.prompt_rows import prompt_rows
 from lorax_serve.engine.prompt_scores import score_prompts
-from lorax_serve.engine.prompt_sums import sum_prompts
 from lorax_serve.engine.sampling.upload import Upload
 from lorax_serve.engine.sequence import Sequence
 from lorax_serve.engine.step import Step
@@ -124,8 +124,8 @@ class CudaRunner:
         logits = self._logits(step, views, hidden, head_slots)
         vocab_size = self._model.config.vocab_size
         scores = score_prompts(step, hidden, vocab_size=vocab_size, logits_of=self._scored_logits)
-        sums = sum_prompts(step, hidden, num_padded=num_padded)
-        return CudaStep(self, step, logits, scores, sums)
+        rows = prompt_rows(step, hidden, self._slabs.label_head, num_padded=num_padded)
+        return CudaStep(self, step, logits, scores, rows)
 
     def _send(
         self, step: Step, layout: StepLayout, tiles: Int32s, head_tiles: Int32s

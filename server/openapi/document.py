@@ -36,7 +36,7 @@ from lorax_serve.server.openapi.operations import OPERATIONS, TAGS, Operation
 from lorax_serve.server.openapi.published import OPERATOR
 from lorax_serve.server.openapi.schemas import Components, Schema
 from lorax_serve.server.routes.table import OPERATOR_ROUTES, PUBLIC_ROUTES
-from lorax_serve.server.schema import chat, embeddings, messages, native, openai, tokenize
+from lorax_serve.server.schema import chat, classify, embeddings, messages, native, openai, tokenize
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream"
@@ -48,6 +48,8 @@ SHAPES: Final = (
     embeddings.EMBED,
     embeddings.EMBED_PARAMETERS,
     embeddings.EMBEDDINGS,
+    classify.CLASSIFY,
+    classify.CLASSIFY_BATCH,
     tokenize.LORAX,
     tokenize.PROMPT,
     tokenize.MESSAGES,

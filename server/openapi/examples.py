@@ -1,4 +1,4 @@
-"""Bodies of requests that work on the demo's server."""
+"""Bodies of requests. All but those that classify work on the demo's server."""
 
 from typing import Any, Final
 
@@ -7,6 +7,12 @@ GENERATE_EXAMPLE: Final[dict[str, Any]] = {
     "parameters": {"adapter_id": "pirate", "max_new_tokens": 40, "details": True},
 }
 EMBED_EXAMPLE: Final[dict[str, Any]] = {"inputs": "How do I bake bread?"}
+_CLASSIFIER: Final[dict[str, Any]] = {"adapter_id": "team/sentiment"}
+CLASSIFY_EXAMPLE: Final[dict[str, Any]] = {"inputs": "So good!", "parameters": _CLASSIFIER}
+CLASSIFY_BATCH_EXAMPLE: Final[dict[str, Any]] = {
+    "inputs": ["So good!", "So bad!"],
+    "parameters": _CLASSIFIER,
+}
 CHAT_EXAMPLE: Final[dict[str, Any]] = {
     "model": "pirate",
     "messages": [{"role": "user", "content": "How do I stay healthy?"}],

@@ -7,6 +7,8 @@ from typing import Any, Final, Literal
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.openapi.examples import (
     CHAT_EXAMPLE,
+    CLASSIFY_BATCH_EXAMPLE,
+    CLASSIFY_EXAMPLE,
     COMPLETION_EXAMPLE,
     EMBED_EXAMPLE,
     EMBEDDINGS_EXAMPLE,
@@ -16,7 +18,7 @@ from lorax_serve.server.openapi.examples import (
 from lorax_serve.server.openapi.headers import ADAPTER, GENERATED, GRAMMAR, IGNORED, POOLED, SERVED
 from lorax_serve.server.openapi.published import OPERATOR
 from lorax_serve.server.routes.health import Info, Version
-from lorax_serve.server.schema import admin, embeddings, native, openai_replies, tokenize
+from lorax_serve.server.schema import admin, classify, embeddings, native, openai_replies, tokenize
 from lorax_serve.server.schema.chat import ChatBody
 from lorax_serve.server.schema.openai import CompletionBody
 from lorax_serve.server.text.tokenizer import TokenPiece
@@ -78,11 +80,6 @@ _ROOT: Final = replace(
     json=list[native.Reply],
     events=native.StreamEvent,
 )
-_CLASSIFY: Final = Operation(
-    tag="LoRAX",
-    summary="Refused: the model has no classification head",
-    errors=frozenset({ErrorCode.UNSUPPORTED_PARAMETER}),
-)
 _OPENAI: Final = replace(_GENERATE, tag="OpenAI")
 _POOL: Final = Operation(
     tag="LoRAX",
@@ -93,6 +90,22 @@ _POOL: Final = Operation(
     errors=_ALL - _GRAMMARS,
     names_adapter=True,
     headers=(*SERVED, *ADAPTER, *IGNORED, *POOLED),
+)
+_STREAM: Final = replace(
+    _GENERATE,
+    summary="A generation as a stream",
+    json=None,
+    events=native.StreamEvent,
+    headers=(*SERVED, *ADAPTER, *IGNORED, *GRAMMAR),
+)
+_DEPLOYMENT: Final = "/{tenant}/deployments/v2/llms/{model}"
+_OF_DEPLOYMENT: Final = "The same at Predibase's address: `model` is the base model or an adapter"
+_CLASSIFY: Final = replace(
+    _POOL,
+    summary="Labels of a text, or of stretches of it, by an adapter's classification head",
+    body=(classify.ClassifyBody,),
+    example=CLASSIFY_EXAMPLE,
+    json=list[classify.Label],
 )
 _PROBE: Final = Operation(tag="server", summary="Whether the frontend lives: 200, empty")
 _READY: Final = replace(_PROBE, summary="Whether requests are served: 200, empty", errors=_PROBED)
@@ -120,17 +133,20 @@ _LOAD: Final = replace(
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /": _ROOT,
     "POST /generate": _GENERATE,
-    "POST /generate_stream": replace(
-        _GENERATE,
-        summary="A generation as a stream",
-        json=None,
-        events=native.StreamEvent,
-        headers=(*SERVED, *ADAPTER, *IGNORED, *GRAMMAR),
-    ),
+    "POST /generate_stream": _STREAM,
     "POST /invocations": _ROOT,
+    f"POST {_DEPLOYMENT}": replace(_ROOT, summary=_OF_DEPLOYMENT),
+    f"POST {_DEPLOYMENT}/generate": replace(_GENERATE, summary=_OF_DEPLOYMENT),
+    f"POST {_DEPLOYMENT}/generate_stream": replace(_STREAM, summary=_OF_DEPLOYMENT),
     "POST /embed": _POOL,
     "POST /classify": _CLASSIFY,
-    "POST /classify_batch": _CLASSIFY,
+    "POST /classify_batch": replace(
+        _CLASSIFY,
+        summary="The same of several texts",
+        body=(classify.ClassifyBatchBody,),
+        example=CLASSIFY_BATCH_EXAMPLE,
+        json=list[list[classify.Label]],
+    ),
     "POST /tokenize": Operation(
         tag="text",
         summary="The tokens of a text or a conversation, in LoRAX's shape or in vLLM's",

@@ -1,5 +1,5 @@
 """Faults 15 to 17 of docs/faults.md on the real server: damaged, not finite, and unfitting adapters
-of a hub. `-k row_16` selects those of a row.
+of a hub; and 23, where the disk is the log's. `-k row_16` selects those of a row.
 """
 
 import shutil
@@ -150,3 +150,21 @@ def test_fault_17_at_most_five_offenders_are_listed_row_17(site: Site) -> None:
     error = site.error(site.spoiled(BadAdapter("nine", lambda f: edit_tensors(f, more), code, "")))
     assert error["code"] == code.value
     assert error["message"].count("unknown.") == 5
+
+
+def test_fault_23_a_full_disk_under_the_log_changes_no_answer_row_23(site: Site) -> None:
+    """What loads, what is refused and what does not exist is all logged, or would be."""
+    shutil.copytree(site.root / "good", site.root / "local" / "good")
+    shutil.copytree(site.root / "good", site.root / "local" / "bad")
+    BY_NAME["nan"].spoil(site.root / "local" / "bad")
+    options = ("--model-id", site.root / "model", "--adapter-dir", site.root / "local")
+    more = ("--adapter-cache-dir", site.root / "unlogged", "--hub-endpoint", site.hub.url)
+    with LiveServer(*options, *more, "--num-threads", "1", log=Path("/dev/full")) as server:
+        quiet = Site(server, site.hub, site.root)
+        assert quiet.base_text() == site.base_text()
+        assert quiet.text(GOOD) == site.text(GOOD)
+        for name, status in (("good", 200), ("bad", 422), ("absent", 404)):
+            body = {"model": name, "prompt": "abc", "max_tokens": 8}
+            assert server.post("/v1/completions", body)[0] == status
+        server.interrupt()
+        assert server.process.wait(timeout=30) == 0

@@ -21,7 +21,7 @@ from lorax_serve.server.error_replies import (
 )
 from lorax_serve.server.errors import EngineLost, ServeError
 from lorax_serve.server.routes.health import Info
-from lorax_serve.server.schema import embeddings, native, tokenize
+from lorax_serve.server.schema import classify, embeddings, native, tokenize
 from lorax_serve.server.schema.common import ObjectShape
 from lorax_serve.server.schema.constraints import ResponseFormat
 from lorax_serve.server.schema.merging import MergedAdapters
@@ -62,6 +62,8 @@ REQUESTS: dict[str, ObjectShape[Any]] = {
     "Embeddings: field of `/embed`": embeddings.EMBED,
     "Embeddings: field of its `parameters`": embeddings.EMBED_PARAMETERS,
     "`POST /v1/embeddings`: field": embeddings.EMBEDDINGS,
+    "Classification: field of `/classify`": classify.CLASSIFY,
+    "Classification: field of `/classify_batch`": classify.CLASSIFY_BATCH,
     "Tokenize: field of LoRAX's shape": tokenize.LORAX,
     "Tokenize: field of vLLM's shape for a text": tokenize.PROMPT,
     "Tokenize: field of vLLM's shape for a chat": tokenize.MESSAGES,
@@ -86,6 +88,7 @@ REPLIES: dict[str, type[msgspec.Struct]] = {
     "Embeddings: field of the reply": embeddings.Embedded,
     "`POST /v1/embeddings`: field of the reply": embeddings.EmbeddingList,
     "`POST /v1/embeddings`: field of an item": embeddings.Embedding,
+    "Classification: field of a label": classify.Label,
     "Tokenize: field of a piece": TokenPiece,
     "Tokenize: field of vLLM's reply": tokenize.Tokenized,
     "Tokenize: field of its reply": tokenize.Detokenized,

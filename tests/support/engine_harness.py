@@ -61,6 +61,7 @@ class FakeSlot:
     index: int
     digest: str
     num_pins: int = 0
+    head: None = None
 
 
 @dataclass

@@ -10,10 +10,11 @@ from aiohttp import ClientResponse
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wire import Wire
+from wire import MODEL_ID, Wire
 
 JSON = {"Content-Type": "application/json"}
-NATIVE = ("/", "/generate", "/generate_stream", "/invocations")
+DEPLOYED = f"/acme/deployments/v2/llms/{MODEL_ID}/generate"
+NATIVE = ("/", "/generate", "/generate_stream", "/invocations", DEPLOYED)
 OPENAI = ("/v1/chat/completions", "/v1/completions")
 EVERY = (*NATIVE, *OPENAI, "/embed", "/v1/embeddings")
 DEEP = b"[" * 100_000 + b"]" * 100_000
