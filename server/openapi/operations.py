@@ -199,7 +199,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         tag="OpenAI",
         summary="One of them",
         json=openai_replies.Model,
-        errors=_ALL - _GRAMMARS,
+        errors=frozenset({ErrorCode.MODEL_NOT_FOUND}),
         names_adapter=True,
     ),
     "GET /": _PROBE,

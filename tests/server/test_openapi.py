@@ -92,6 +92,14 @@ def test_the_operator_s_routes_need_a_key(path: str, operation: dict[str, Any]) 
     assert needs_key == (path.startswith("/adapters") or "lora_adapter" in path)
 
 
+@pytest.mark.parametrize(("path", "operation"), OPERATIONS_SHOWN)
+def test_examples_are_what_they_are_examples_of(path: str, operation: dict[str, Any]) -> None:
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        schema = {**content["schema"], "components": DOCUMENT["components"]}
+        if "example" in content:
+            Draft202012Validator(schema).validate(content["example"])
+
+
 def test_two_structs_of_one_name_are_told_apart() -> None:
     components = Components((), {})
     components.reply(openai_replies.ToolCall)

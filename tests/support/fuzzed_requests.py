@@ -125,7 +125,8 @@ class RequestMaker:
 
     def _request(self, draw: Draw) -> Fuzzed:
         path, method, operation = draw(st.sampled_from(self._operations))
-        target = re.sub(r"{\w+}", lambda _: quote(draw(st.sampled_from(self._names)) or "x"), path)
+        named = draw(st.sampled_from(self._names)) or "x"
+        target = re.sub(r"{\w+}", quote(named), path.replace("{tenant}", "acme"))
         has_body = "requestBody" in operation
         body, is_wrong = self._body(draw, operation) if has_body else (b"", False)
         content_type: str | None = "application/json"
