@@ -20,10 +20,17 @@ class Job:
 
     def __init__(self, threads: "LoaderThreads", work: Callable[["Job"], None]) -> None:
         self.threads = threads
-        self.work = work
+        self._work = work
         self.watch = FileWatch()
         self.thread: threading.Thread | None = None  # None: in the queue
         self.has_ended = False
+
+    def run(self) -> None:
+        """Once. Who keeps the job does not keep what it worked on: a whole adapter's memory, which
+        the next one is to be read into.
+        """
+        work, self._work = self._work, _nothing
+        work(self)
 
 
 class LoaderThreads:
@@ -79,12 +86,16 @@ class LoaderThreads:
         while (job := self._queue.get()) is not None:
             with self._changing:
                 job.thread = me
-            job.work(job)
+            job.run()
             with self._changing:
                 job.has_ended = True
                 if me not in self._threads:
                     return  # another one has its place
             del job  # what it holds is not to stay until the next one comes
+
+
+def _nothing(job: Job) -> None:
+    """What is left to do of a job that has been run."""
 
 
 class LeftBehind:
