@@ -45,6 +45,7 @@ class LabelledPrompt:
 
 def _probabilities(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     if logits.shape[1] == 1:
-        return 1 / (1 + np.exp(-logits))
+        # Not 1 / (1 + exp(-x)), which overflows and warns for a label that is far from likely.
+        return np.asarray(np.exp(-np.logaddexp(0, -logits)))
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))

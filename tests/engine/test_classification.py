@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from local_engine import Generated, LocalEngine, greedy
 from local_engine import pooling_request as pooling
+from lorax_serve.engine.labelled_prompt import LabelledPrompt
 from lorax_serve.ipc.messages import Pool, PromptPooled
 from lorax_serve.ipc.types import ErrorCode, HeadKind, Pooling
 from oracles import prompts
@@ -78,6 +80,16 @@ def test_probabilities_equal_peft_alone_and_beside_others(
                 got = probabilities(answer)
                 assert got.shape == expected.shape
                 assert got == pytest.approx(expected.numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0, 40.0, 800.0, 1e30])
+def test_a_single_label_is_the_logistic_function_however_large_its_logit(size: float) -> None:
+    """Without a warning, which is an error in tests."""
+    logits = torch.tensor([[-size], [size]], dtype=torch.float64)
+    prompt = LabelledPrompt()
+    prompt.add(logits.numpy(), first=0, num_rows=2)
+    got = prompt.probabilities(HeadKind.TOKEN)
+    assert got == pytest.approx(logits.sigmoid().numpy(), rel=1e-6)
 
 
 def test_heads_come_and_go_with_their_adapters(served: tuple[Path, dict[str, Any]]) -> None:
