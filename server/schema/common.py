@@ -36,6 +36,7 @@ CONSTRAINT_FIELDS = (
     "guided_choice",
     "json_schema",
 )
+WHOSE_FIELDS = ("adapter_id", "adapter_source", "merged_adapters")  # left out: another's answer
 LIKENESS = 0.75  # of names, as difflib measures it; `response_fromat` scores 0.93
 
 # Refused on every API: each promises something about the tokens or the texts of an answer. The
@@ -134,6 +135,7 @@ class ObjectShape(Generic[S]):
         self._meant = dict(meant)
         self._path = path
         self._constraints = sorted(self.served.intersection(CONSTRAINT_FIELDS))
+        self._whose = sorted(self.served.intersection(WHOSE_FIELDS))
         self._recognised = self.served | self.unserved.keys() | self.tolerated
         self._probe = msgspec.defstruct(
             "Probe", [(name, Raw, Raw()) for name in sorted(self._recognised)]
@@ -181,12 +183,14 @@ class ObjectShape(Generic[S]):
         raise unsupported(self._path + name)
 
     def _name_of_unknown(self, name: str) -> str:
-        """The name, shortened for show. Raises ServeError when it resembles a constraint, or is
-        known to be meant for another field.
+        """The name, shortened for show. Raises ServeError when it resembles a constraint or a field
+        that says whose answer is wanted, or is known to be meant for another field.
         """
         shown = self._path + name[:SHOWN_NAME_LENGTH]
         if name in self._meant:
             raise unsupported(shown, f"write `{self._meant[name]}`")
+        if meant := _alike(name, self._whose):
+            raise unsupported(shown, f"did you mean `{self._path}{meant[0]}`")
         if not (_alike(name, CONSTRAINT_FIELDS) or CONSTRAINT_NAME.search(name)):
             return shown
         meant = _alike(name, self._constraints)
