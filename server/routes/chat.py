@@ -43,6 +43,7 @@ from lorax_serve.server.sse import DONE
 from lorax_serve.server.text.tool_calls.formats import CallFormat
 
 EFFORT: Final = "reasoning_effort"
+STRICT: Final = "tools.function.strict"
 
 Tier = Literal["default"] | UnsetType
 
@@ -53,6 +54,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     if body.reasoning_effort is not None and not _shows_effort(request):
         ignored = (*ignored, EFFORT)
     tools = body.asked_tools()
+    if tools is not None and tools.promises_in_vain:
+        ignored = (*ignored, STRICT)
     prompt = await _rendered(request, body, tools)
     form = _call_format(request, body, tools)
     shows_marks = form is not None and form.marks_are_special

@@ -82,6 +82,11 @@ class AskedTools:
     def shown(self) -> list[dict[str, Any]]:
         return [function.shown() for function in self.functions]
 
+    @property
+    def promises_in_vain(self) -> bool:
+        """Whether a schema is to be kept to that nothing enforces: the model calls by itself."""
+        return self.mode is ToolMode.AUTO and any(each.strict for each in self.functions)
+
     def constraint(self) -> Constraint | None:
         """What the whole answer has to be; None where the model decides."""
         if self.mode is ToolMode.AUTO:
