@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from lorax_serve.ipc.config import EngineConfig
 from lorax_serve.ipc.types import Pooling
 from lorax_serve.server.secret import Secret
+from lorax_serve.server.tenants import PrefixCacheScope
 from lorax_serve.server.text.tool_calls.formats import ToolCallParser
 
 
@@ -76,6 +77,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     pin: str | None = None
     preload_source: str | None = None
     embedding_pooling: Pooling = Pooling.LAST
+    prefix_cache_scope: PrefixCacheScope = PrefixCacheScope.TENANT
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080  # 0: any that is free
     cache_dir: Path = Path("~/.cache/lorax-serve")

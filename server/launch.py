@@ -152,6 +152,7 @@ class _Serving:
             admin_key=None if config.admin_key is None else AdminKey(config.admin_key),
             embedding_pooling=config.embedding_pooling,
             bearer_is_adapter_token=config.bearer_is_adapter_token,
+            prefix_cache_scope=config.prefix_cache_scope,
             regex_compiler=self._regex_compiler(client.info.eos_token_ids),
             limits=Limits(
                 max_body_bytes=config.max_body_bytes,

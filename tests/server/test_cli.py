@@ -14,6 +14,7 @@ from lorax_serve.server.config import AdapterSource, LogFormat, LogLevel, Server
 from lorax_serve.server.option import Option
 from lorax_serve.server.options import OPTIONS
 from lorax_serve.server.secret import Secret
+from lorax_serve.server.tenants import PrefixCacheScope
 from lorax_serve.server.text.tool_calls.formats import ToolCallParser
 
 GOLDEN_HELP = Path(__file__).with_name("help.txt")
@@ -61,6 +62,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "kv_cache_bytes": ("512MB", 512_000_000),
     "block_size": ("32", 32),
     "prefix_cache": ("false", False),
+    "prefix_cache_scope": ("global", PrefixCacheScope.GLOBAL),
     "max_num_sequences": ("8", 8),
     "max_batch_tokens": ("2048", 2048),
     "gpu_memory_share": ("0.5", 0.5),
