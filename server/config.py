@@ -89,6 +89,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     chat_template_kwargs: str = "enable_thinking"  # names, with commas between them
     max_choices: Annotated[int, Meta(ge=1, le=4096)] = 128
     max_stop_sequences: Annotated[int, Meta(ge=0, le=1024)] = 16
+    metrics_max_adapters: Annotated[int, Meta(ge=1, le=4096)] = 64
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.AUTO
     debug: bool = False

@@ -146,7 +146,12 @@ class _Serving:
             tool_call_parser=config.tool_call_parser,
             resolver=self._resolver,
             desk=open_desk(
-                client, self._resolver, self._adapters, base_names=base_names, registry=registry
+                client,
+                self._resolver,
+                self._adapters,
+                base_names=base_names,
+                registry=registry,
+                max_labels=config.metrics_max_adapters,
             ),
             metrics=registry,
             admin_key=None if config.admin_key is None else AdminKey(config.admin_key),

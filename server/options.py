@@ -226,8 +226,15 @@ GROUPS: Final = (
         ),
     ),
     Group(
-        "Logging",
+        "Logs and metrics",
         (
+            Option(
+                flags=("--metrics-max-adapters",),
+                name="metrics_max_adapters",
+                metavar="NUMBER",
+                help="adapters that have a label of their own in /metrics, those that are used "
+                "most; the rest is `other`",
+            ),
             Option(
                 flags=("--log-level",),
                 name="log_level",

@@ -81,6 +81,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "max_body_bytes": ("64kB", 64_000),
     "max_choices": ("3", 3),
     "max_stop_sequences": ("2", 2),
+    "metrics_max_adapters": ("8", 8),
     "log_level": ("warning", LogLevel.WARNING),
     "log_format": ("json", LogFormat.JSON),
     "debug": ("true", True),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -114,6 +115,24 @@ async def _hanging_embeddings(session: aiohttp.ClientSession) -> aiohttp.ClientR
     while (reply := await session.post("/v1/embeddings", json=body)).status == 429:
         continue
     return reply
+
+
+async def test_so_many_adapters_have_labels_as_the_operator_says(
+    model: str, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+        (tmp_path / name / "adapter_model.safetensors").touch()
+    options = (f"--adapter-dir={tmp_path}", "--metrics-max-adapters=2")
+    with stub_server(stub_engine.SERVES, model, *options) as server:
+        async with aiohttp.ClientSession(url_of(server)) as session:
+            for name in ("a", "b", "c"):
+                body = {"model": name, "prompt": [30], "max_tokens": 1}
+                assert (await session.post("/v1/completions", json=body)).status == 200
+            text = await (await session.get("/metrics")).text()
+    shown = re.findall(r'lorax_adapter_requests_total{adapter="(.*)"} 1.0', text)
+    assert shown == ["a", "b", "other"]
 
 
 def test_room_for_not_even_one_adapter_is_warned_of(model: str) -> None:
