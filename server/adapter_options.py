@@ -99,6 +99,15 @@ ADAPTERS: Final = Group(
             unset="256 MiB on a CPU, 0.15 of a GPU",
         ),
         Option(
+            flags=("--max-slots-per-tenant",),
+            name="max_slots_per_tenant",
+            metavar="NUMBER",
+            help="adapters in --adapter-memory that were copied there for one tenant; its next one "
+            "takes the place of one of these. Requests whose token proved nothing, or without one, "
+            "are one tenant",
+            unset="any number",
+        ),
+        Option(
             flags=("--host-adapter-memory",),
             name="host_adapter_bytes",
             metavar="SIZE",

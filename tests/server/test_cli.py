@@ -57,6 +57,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "preload_source": ("hub", "hub"),
     "adapter_pool_bytes": ("1.5GiB", 3 * 2**29),
     "host_adapter_bytes": ("64GiB", 2**36),
+    "max_slots_per_tenant": ("4", 4),
     "max_adapter_rank": ("64", 64),
     "max_loading": ("4", 4),
     "kv_cache_bytes": ("512MB", 512_000_000),
