@@ -38,6 +38,7 @@ def build_resolver(
         max_adapter_bytes=config.max_adapter_bytes,
         downloads=DownloadLimits(number=config.max_adapter_downloads),
         deadline=config.adapter_download_timeout,
+        private_grace=config.private_adapter_grace,
         max_waiting=config.max_waiting_requests,
     )
     sources = {source.name: source for source in _sources(config)}

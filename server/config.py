@@ -56,6 +56,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_adapter_bytes: Annotated[int, Meta(ge=1024, le=2**40)] = 2 * 2**30
     max_adapter_downloads: Annotated[int, Meta(ge=1, le=256)] = 4
     adapter_download_timeout: Annotated[float, Meta(gt=0, le=86400)] = 120.0
+    private_adapter_grace: Annotated[float, Meta(ge=0, le=86400)] = 0.0  # seconds
     hub_endpoint: HttpAddress | None = None
     hub_offline: bool = False
     hub_token: Secret | None = None

@@ -30,7 +30,8 @@ class FetchLimits:
     max_adapter_bytes: int = 2 * 2**30
     downloads: DownloadLimits = field(default_factory=DownloadLimits)
     deadline: float = 120.0  # seconds a request waits for its adapter's files
-    patience: float = 5.0  # and for news of a public adapter that is here already
+    patience: float = 5.0  # and for news of an adapter that may be served without
+    private_grace: float = 0.0  # for how long a caller's own proof outlasts a source's silence
     max_waiting: int = 256  # requests; half of them may wait for the same, by the same credential
 
 
@@ -46,7 +47,10 @@ class RemoteAdapters:
         self._store = store
         self._limits = limits
         self._authority = Authority(
-            store, Verdicts() if verdicts is None else verdicts, patience=limits.patience
+            store,
+            Verdicts() if verdicts is None else verdicts,
+            patience=limits.patience,
+            private_grace=limits.private_grace,
         )
         self._waits: set[asyncio.Timeout] = set()
         self._stopped = False

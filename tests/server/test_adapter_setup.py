@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from hub_stand_in import HubStandIn, adapter_repository, serving_hub
+from hub_stand_in import Fault, HubStandIn, adapter_repository, serving_hub
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server import authority
 from lorax_serve.server.adapter_resolver import AdapterResolver
 from lorax_serve.server.adapter_setup import build_resolver, open_store
 from lorax_serve.server.config import AdapterSource, ServerConfig
@@ -58,6 +60,25 @@ async def test_the_operators_token_and_globs_reach_the_hub(tmp_path: Path) -> No
         with pytest.raises(ServeError):
             await unnamed.resolve("org/closed", "hub", None)
         await unnamed.close()
+
+
+@pytest.mark.parametrize("grace", [0.0, 600.0])
+async def test_the_operators_grace_for_private_adapters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace: float
+) -> None:
+    monkeypatch.setattr(authority, "TRUE_SECONDS", 0.0)  # each request asks the hub
+    hub = HubStandIn({"org/closed": adapter_repository(tokens={TOKEN})})
+    async with serving_hub(hub):
+        made = resolver(tmp_path, hub_endpoint=hub.url, private_adapter_grace=grace)
+        (await made.resolve("org/closed", "hub", TOKEN)).release()
+        hub.faults = [Fault(429, on_info=True, retry_after="3600") for _ in range(9)]
+        try:
+            (await made.resolve("org/closed", "hub", TOKEN)).release()
+        except ServeError as error:
+            assert error.code is ErrorCode.ADAPTER_UNAVAILABLE and not grace
+        else:
+            assert grace
+        await made.close()
 
 
 @pytest.mark.parametrize("token", [None, Secret(TOKEN)])

@@ -36,6 +36,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "max_adapter_bytes": ("1MB", 1_000_000),
     "adapter_download_timeout": ("30", 30.0),
     "max_adapter_downloads": ("2", 2),
+    "private_adapter_grace": ("300", 300.0),
     "hub_endpoint": ("http://hub.example:8000/mirror", "http://hub.example:8000/mirror"),
     "hub_offline": ("true", True),
     "hub_token": ("hf_secret", Secret("hf_secret")),
