@@ -32,8 +32,10 @@ ADAPTERS: Final = Group(
             flags=("--adapter-cache-dir",),
             name="adapter_cache_dir",
             metavar="FOLDER",
-            help="where fetched adapters are kept; one server at a time may use it",
-            unset="a folder of its own in --cache-dir",
+            help="where fetched adapters are kept; one server at a time may use it. Name one for "
+            "each of several servers: without, which folder one takes follows from the order in "
+            "which they start, and it finds what was fetched into that one alone",
+            unset="the first folder in --cache-dir that no other server has",
         ),
         Option(
             flags=("--adapter-cache-bytes",),

@@ -182,13 +182,14 @@ class _Serving:
             info=client.info,
             config=self._settings.server,
             num_adapters=len(self._adapters.list()),
+            adapter_cache_dir=self._resolver.cache_dir,
             urls=tuple(map(url, self._sockets)),
         )
-        if not banner.num_fitting_adapters:
+        if not banner.num_fitting_rank_16:
             log.warning(
-                "adapter_memory_below_one_adapter",
+                "adapter_memory_below_one_of_rank_16",
                 adapter_memory=show_size(client.info.adapter_pool_bytes),
-                one_of_rank_16=show_size(client.info.typical_adapter_bytes),
+                one_of_rank_16_on_every_layer=show_size(client.info.typical_adapter_bytes),
             )
         if self._settings.logs_json:
             log.info("ready", **banner.fields())

@@ -5,6 +5,7 @@ import math
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.authority import Authority
@@ -81,6 +82,10 @@ class RemoteAdapters:
     def stored(self) -> list[Meaning]:
         """Every name whose bytes are here, whoever may use it."""
         return self._store.meanings()
+
+    @property
+    def cache_dir(self) -> Path:
+        return self._store.folder
 
     def fetches(self) -> list[FetchUnderWay]:
         """Downloads under way, whoever waits for them."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from hub_stand_in import Fault, HubStandIn, adapter_repository, serving_hub
 from lorax_serve.ipc.types import ErrorCode
@@ -109,16 +110,43 @@ async def test_limits_are_the_operators(tmp_path: Path) -> None:
 
 def test_servers_that_share_a_cache_have_stores_of_their_own(tmp_path: Path) -> None:
     config = ServerConfig(cache_dir=tmp_path)
-    stores = [open_store(config), open_store(config)]
-    assert sorted(p.name for p in (tmp_path / "adapters").iterdir()) == ["0", "1"]
-    for store in stores:
+    with capture_logs() as logs:
+        first = open_store(config)
+    assert logs == [], "the usual one says nothing"
+    with capture_logs() as logs:
+        second = open_store(config)
+    assert [store.folder.name for store in (first, second)] == ["0", "1"]
+    (warning,) = logs
+    assert warning["event"] == "adapter_cache_dir_not_named"
+    assert (warning["adapter_cache_dir"], warning["others_with_adapters"]) == (
+        str(second.folder),
+        [],
+    )
+    assert "--adapter-cache-dir" in warning["remedy"]
+    for store in (first, second):
         store.close()
+
+
+async def test_what_lies_in_another_servers_folder_is_warned_of(tmp_path: Path) -> None:
+    """A server that starts first after it was the second does not find what it had fetched."""
+    hub = HubStandIn({"org/name": adapter_repository()})
+    async with serving_hub(hub):
+        other, ours = (resolver(tmp_path, hub_endpoint=hub.url) for _ in range(2))
+        (await ours.resolve("org/name", "hub", None)).release()
+        for each in (other, ours):
+            await each.close()
+        with capture_logs() as logs:
+            again = resolver(tmp_path, hub_endpoint=hub.url)
+        assert again.cache_dir == other.cache_dir != ours.cache_dir
+        (warning,) = logs
+        assert warning["others_with_adapters"] == [str(ours.cache_dir)]
+        await again.close()
 
 
 def test_a_store_that_was_named_is_that_one_or_none(tmp_path: Path) -> None:
     config = ServerConfig(adapter_cache_dir=tmp_path / "kept")
     store = open_store(config)
-    with pytest.raises(StartError, match="--adapter-cache-dir"):
+    with pytest.raises(StartError, match=f"in {tmp_path}/kept already.*--adapter-cache-dir"):
         open_store(config)
     store.close()
     (tmp_path / "file").write_bytes(b"")

@@ -137,10 +137,13 @@ async def test_so_many_adapters_have_labels_as_the_operator_says(
 
 def test_room_for_not_even_one_adapter_is_warned_of(model: str) -> None:
     with stub_server(stub_engine.SERVES, model, "--adapter-memory=32KiB") as narrow:
-        warning = narrow.line("adapter_memory_below_one_adapter")
+        warning = narrow.line("adapter_memory_below_one_of_rank_16")
         assert warning["level"] == "warning"
-        assert (warning["adapter_memory"], warning["one_of_rank_16"]) == ("32 KiB", "64 KiB")
-        assert narrow.line("ready")["num_fitting_adapters"] == 0
+        assert warning["adapter_memory"] == "32 KiB"
+        assert warning["one_of_rank_16_on_every_layer"] == "64 KiB"
+        ready = narrow.line("ready")
+        assert ready["num_fitting_rank_16"] == 0
+        assert "/adapters/" in ready["adapter_cache_dir"]
     with stub_server(stub_engine.SERVES, model, "--adapter-memory=64KiB") as enough:
         assert "adapter_memory_below" not in enough.until("ready")
 
@@ -334,7 +337,7 @@ def test_the_banner_says_what_is_served_and_where(model: str, tmp_path: Path) ->
             "512 tokens a request",
             "holds 1,600",
             f"1 in {tmp_path}",
-            "about 16 of rank 16",
+            "16 of rank 16 on every layer",
             "http://127.0.0.1:",
         ):
             assert fact in banner
