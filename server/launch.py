@@ -21,7 +21,7 @@ from lorax_serve.server.adapter_setup import build_resolver
 from lorax_serve.server.admin_key import AdminKey
 from lorax_serve.server.app import build_app
 from lorax_serve.server.banner import Banner
-from lorax_serve.server.config import Settings
+from lorax_serve.server.config import LogLevel, Settings
 from lorax_serve.server.engine_client import EngineClient
 from lorax_serve.server.engine_process import ENGINE_COMMAND
 from lorax_serve.server.errors import StartError
@@ -165,6 +165,7 @@ class _Serving:
                 max_choices=config.max_choices,
                 max_stop_sequences=config.max_stop_sequences,
             ),
+            logs_requests=self._settings.log_level is LogLevel.DEBUG,
             version=version(),
         )
 

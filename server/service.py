@@ -55,6 +55,7 @@ class Service:
     prefix_cache_scope: PrefixCacheScope = PrefixCacheScope.TENANT
     regex_compiler: RegexCompiler
     limits: Limits
+    logs_requests: bool = False  # a line for each
     version: str
     started_at: int = field(default_factory=lambda: int(time.time()))  # Unix seconds
 

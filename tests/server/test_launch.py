@@ -117,6 +117,17 @@ async def _hanging_embeddings(session: aiohttp.ClientSession) -> aiohttp.ClientR
     return reply
 
 
+@pytest.mark.parametrize("level", ["debug", "info"])
+async def test_a_line_for_each_request_at_debug_level(model: str, level: str) -> None:
+    with stub_server(stub_engine.SERVES, model, f"--log-level={level}") as server:
+        async with aiohttp.ClientSession(url_of(server)) as session:
+            body = {"model": "", "prompt": [30], "max_tokens": 2}
+            assert (await session.post("/v1/completions", json=body)).status == 200
+        server.process.terminate()
+        said = server.rest()
+    assert ('"num_generated_tokens": 2' in said) == (level == "debug")
+
+
 async def test_so_many_adapters_have_labels_as_the_operator_says(
     model: str, tmp_path: Path
 ) -> None:

@@ -151,11 +151,16 @@ async def running(
     *,
     embedding_pooling: Pooling = Pooling.LAST,
     template_kwargs: Sequence[str] = (),
+    logs_requests: bool = False,
 ) -> AsyncIterator[Wire]:
     """The server on a real socket, over the files that `write_files` wrote."""
     engine = FakeEngine()
     service = make_service(files, engine, limits, embedding_pooling=embedding_pooling)
-    service = replace(service, chat_template_kwargs=frozenset(template_kwargs))
+    service = replace(
+        service,
+        chat_template_kwargs=frozenset(template_kwargs),
+        logs_requests=logs_requests,
+    )
     wire = Wire(engine, service.tokenizer, service)
     # TestServer runs an app as it is meant to be run, with handler_cancellation.
     with capture_logs() as wire.logs:
