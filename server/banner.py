@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorax_serve.ipc.sizes import show_size
 from lorax_serve.ipc.types import EngineInfo
 from lorax_serve.server.config import ServerConfig
 from lorax_serve.server.model_source import ModelSource
 from lorax_serve.server.sources.hub_id import DEFAULT_ENDPOINT
-from lorax_serve.server.values import show_size
 
 
 @dataclass(frozen=True)

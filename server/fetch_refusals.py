@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from lorax_serve.ipc.sizes import show_size
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError, adapter_not_found
 from lorax_serve.server.sources.source import (
@@ -17,7 +18,6 @@ from lorax_serve.server.sources.source import (
     SourceUnavailable,
 )
 from lorax_serve.server.store.content import CONFIG_FILE, is_adapter_file, is_shard
-from lorax_serve.server.values import show_size
 
 log = structlog.get_logger(__name__)
 
@@ -76,5 +76,6 @@ def check_files(files: tuple[RemoteFile, ...], max_bytes: int) -> None:
     if sum(file.num_bytes for file in files) > max_bytes:
         raise ServeError(
             ErrorCode.ADAPTER_TOO_LARGE,
-            f"The adapter's files are larger than the {show_size(max_bytes)} served here.",
+            f"The adapter's files are larger than the {show_size(max_bytes)} served here"
+            " (--max-adapter-bytes).",
         )

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from lorax_serve.grammar.errors import UnsupportedTokenizer
 from lorax_serve.grammar.regex_index import RegexCompiler
 from lorax_serve.ipc.config import EngineConfig
+from lorax_serve.ipc.sizes import show_size
 from lorax_serve.server.adapter_desk import open_desk
 from lorax_serve.server.adapter_setup import build_resolver
 from lorax_serve.server.admin_key import AdminKey
@@ -39,7 +40,6 @@ from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.supervisor import EngineLaunch
 from lorax_serve.server.text.chat_template import ChatTemplate
 from lorax_serve.server.text.tokenizer import Tokenizer
-from lorax_serve.server.values import show_size
 from lorax_serve.server.version import version
 
 log = structlog.get_logger(__name__)

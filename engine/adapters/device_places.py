@@ -21,7 +21,10 @@ from lorax_serve.engine.adapters.waiter_pins import WaiterPins
 from lorax_serve.engine.errors import AdapterRejected
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode
 
-_NO_ROOM = "the adapters that an operator has pinned leave no room for it"
+_NO_ROOM = (
+    "the adapters that an operator has pinned leave no room for it; unpin one, or raise "
+    "--adapter-memory"
+)
 
 
 class DevicePlaces:

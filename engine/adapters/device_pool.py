@@ -71,6 +71,11 @@ class AdapterPool:
         return self._tier.pinned_bytes
 
     @property
+    def held_bytes(self) -> int:
+        """What operators have pinned."""
+        return sum(slot.num_bytes for slot in self._held)
+
+    @property
     def num_resident(self) -> int:
         return len(self._tier)
 

@@ -262,6 +262,8 @@ def test_an_adapter_larger_than_a_tier_is_refused(folders: Path, tier: str) -> N
     )
     error = bench.failure(adapter_ref(folders / "a"))
     assert error.code is ErrorCode.ADAPTER_TOO_LARGE and f"{tier} memory" in error.message
+    option = "--adapter-memory" if tier == "device" else "--host-adapter-memory"
+    assert "4 KiB" in error.message and f" {option}" in error.message
     bench.exchange.cancel(adapter_ref(folders / "a"))
     bench.assert_nothing_held()
     bench.exchange.close()
