@@ -55,7 +55,8 @@ def build_resolver(
 def _sources(config: ServerConfig) -> Iterator[Source]:
     s3, predibase = s3_settings(config), predibase_settings(config)
     yield _hub(config)
-    yield S3Source(s3)
+    if s3.allowed:
+        yield S3Source(s3)
     if predibase is not None:
         warn_of_open_places(s3, predibase)
         yield PredibaseSource(predibase)

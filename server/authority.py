@@ -127,7 +127,12 @@ class Authority:
             known = self._still_counts(source, adapter_id, caller)  # it may have ended meanwhile
             if known is None:
                 raise
-            log.warning("adapter_source_unreachable", source=source.name, reason=str(error))
+            log.warning(
+                "adapter_source_unreachable",
+                source=source.name,
+                host=source.host,
+                reason=str(error) or "silence",
+            )
             self._go_on(source, adapter_id, caller, known)
             return known
         self._said(adapter_id, caller, adapter)

@@ -11,13 +11,14 @@ from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.authority import Authority
 from lorax_serve.server.downloads import DownloadLimits, Downloads
 from lorax_serve.server.errors import ServeError, UnservedSource
-from lorax_serve.server.fetch_refusals import check_files, explained, unavailable
+from lorax_serve.server.fetch_refusals import check_files, explained
 from lorax_serve.server.places import Place, WaitingRoom
 from lorax_serve.server.sources.source import (
     NotFoundOrForbidden,
     RemoteAdapter,
     Source,
     SourceCorrupt,
+    SourceUnavailable,
 )
 from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.fetches import FetchCounts, FetchUnderWay
@@ -69,6 +70,8 @@ class RemoteAdapters:
 
     def known(self, source_name: str, adapter_id: str, token: str | None) -> RemoteAdapter | None:
         """What the name means, if this caller is known to be permitted; nobody is asked."""
+        if source_name not in self._sources:  # it may have been, when its adapters were fetched
+            return None
         return self._authority.known(source_name, adapter_id, token)
 
     def listed(self, token: str | None) -> Iterator[tuple[str, RemoteAdapter]]:
@@ -122,7 +125,7 @@ class RemoteAdapters:
         if source is None:
             raise UnservedSource(self.names)
         source.check_id(adapter_id)
-        with explained(source_name, adapter_id):
+        with explained(source, adapter_id):
             if not anew and (here := await self._here(source, adapter_id, token)) is not None:
                 return here
             if place is None:
@@ -142,7 +145,7 @@ class RemoteAdapters:
 
     @asynccontextmanager
     async def _wait(self) -> AsyncIterator[None]:
-        """Raises ServeError after the deadline, or when there is nothing to wait for any more."""
+        """Raises SourceUnavailable after the deadline, and ServeError when the server stops."""
         try:
             async with asyncio.timeout(0 if self._stopped else self._limits.deadline) as wait:
                 self._waits.add(wait)
@@ -155,7 +158,7 @@ class RemoteAdapters:
                 raise ServeError(
                     ErrorCode.SERVER_SHUTDOWN, "The server is shutting down."
                 ) from None
-            raise unavailable() from None
+            raise SourceUnavailable("nothing came of it in time") from None
 
     async def _here(
         self, source: Source, adapter_id: str, token: str | None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
@@ -85,6 +85,10 @@ class HubSource:
         self._retries = retries or Retries()
         self._offline = offline
         self._opened: aiohttp.ClientSession | None = None
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self._endpoint).netloc
 
     def check_id(self, adapter_id: str) -> None:
         parse_hub_id(adapter_id)

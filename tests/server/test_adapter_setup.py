@@ -46,7 +46,7 @@ async def test_where_a_bare_name_is_looked_up(
         )
         with await made.resolve("org/name", None, None) as adapter:
             assert adapter.source == source
-        assert made.sources == ("local", "hub", "s3")
+        assert made.sources == ("local", "hub")
         await made.close()
 
 
