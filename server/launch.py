@@ -60,6 +60,7 @@ def run(settings: Settings, engine_command: Sequence[str] = ENGINE_COMMAND) -> i
     except StartError as error:
         return _report_start_error(error, settings)
     if lost is None:
+        log.info("stopped")
         return EXIT_STOPPED
     log.critical("stopped", reason=lost)
     return EXIT_ENGINE_LOST
@@ -120,7 +121,7 @@ class _Serving:
     async def _prepare(self, app: web.Application) -> None:
         """Raises StartError for an adapter that was to be here and cannot be."""
         try:
-            await preload(app[SERVICE].desk.operations, self._settings.server)
+            await preload(app[SERVICE].desk, self._settings.server)
         except BaseException:  # an app that never runs has no cleanup of its own
             await self._resolver.close()
             raise

@@ -51,6 +51,8 @@ async def test_a_signal_ends_both_processes_and_removes_the_folder(
     engine = server.engine_pid
     assert await get(f"{url}/ready") == 200
     server.process.send_signal(number)
+    assert server.line("stopping")["limit_seconds"] == 30
+    assert server.line("stopped")["level"] == "info"
     assert server.wait() == 0
     assert_nothing_left(server, engine)
     assert "Traceback" not in server.rest()
