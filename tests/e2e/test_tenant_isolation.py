@@ -56,6 +56,7 @@ def serving(root: Path, *flags: str) -> Iterator[Site]:
         files = {each: (root / name / each).read_bytes() for each in (CONFIG_NAME, WEIGHTS_NAME)}
         repositories[f"org/{name}"] = Repository([files], tokens)
     options = ("--model-id", root / "model", "--adapter-cache-dir", root / "kept", *flags)
+    options += ("--log-level", "debug")  # whatever there is to say
     with hub_in_thread(lambda: HubStandIn(repositories)) as hub:
         more = ("--hub-endpoint", hub.url, "--num-threads", "1")
         with pytest.MonkeyPatch.context() as patch:
@@ -169,4 +170,5 @@ def test_grep_the_world(site: Site) -> None:
     assert shown["log"]
     for where, text in shown.items():
         assert "canary" not in text.lower(), where
-    assert "org/shared" not in shown["/metrics"] + shown["/v1/models"]
+    assert '"event": "request"' in shown["log"]
+    assert "org/shared" not in shown["/metrics"] + shown["/v1/models"] + shown["log"]
