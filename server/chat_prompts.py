@@ -1,14 +1,18 @@
-"""The prompts that the model's chat template makes of conversations, rendered off the loop."""
+"""The prompts that a chat template makes of conversations, rendered off the loop."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.schema.conversation import Conversation
 from lorax_serve.server.text.chat_template import ChatTemplate
+from lorax_serve.server.text.isolated_templates import IsolatedTemplates, TemplateChild
+from lorax_serve.server.text.template_child import Render
 from lorax_serve.server.text.tool_calls.formats import (
     FORMATS,
     CallFormat,
@@ -18,46 +22,90 @@ from lorax_serve.server.text.tool_calls.formats import (
 
 NUM_THREADS: Final = 2  # Jinja holds the interpreter's lock: more would only take turns
 
+ShownTools = Sequence[Mapping[str, object]]
+
+
+class Chat(Protocol):
+    """One template, ready to render."""
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether the template tells the model of its tools."""
+
+    async def render(self, conversation: Conversation, *, tools: ShownTools | None = None) -> str:
+        """Raises ServeError for a model without a template, a variable that no request may set, and
+        what ChatTemplate.render refuses.
+        """
+
 
 class ChatPrompts:
-    """The template, which of its variables a request may set, and the threads it runs on."""
+    """The model's template, which variables a request may set, and where templates are rendered.
+
+    `isolated` is where those of adapters are; None: the operator does not want them.
+    """
 
     def __init__(
         self,
         template: ChatTemplate | None,
         allowed: frozenset[str],
         parser: ToolCallParser = ToolCallParser.AUTO,
+        isolated: IsolatedTemplates | None = None,
     ) -> None:
         self._template = template
         self._allowed = allowed
+        self._isolated = isolated
         self.call_format = _call_format(template, parser)  # how the model writes tool calls
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="template")
 
     @property
-    def shows_tools(self) -> bool:
-        """Whether the template tells the model of its tools."""
-        return self._template is not None and self._template.reads("tools", with_tools=True)
+    def reads_adapters(self) -> bool:
+        """Whether an adapter's own template counts."""
+        return self._isolated is not None
 
     def allows(self, variable: str) -> bool:
         return variable in self._allowed
 
-    async def render(
-        self,
-        conversation: Conversation,
-        *,
-        tools: Sequence[Mapping[str, object]] | None = None,
-    ) -> str:
-        """Raises ServeError for a model without a template, a variable that no request may set, and
-        what ChatTemplate.render refuses.
+    @property
+    def base(self) -> Chat:
+        return _BaseChat(self._template, self._allowed, self._threads)
+
+    @asynccontextmanager
+    async def of_adapter(self, sources: Mapping[str, str]) -> AsyncIterator[Chat]:
+        """With the templates that came with an adapter; with the model's where there are none.
+
+        Raises ServeError; see IsolatedTemplates.
         """
-        template = self._template
+        if self._isolated is None or not sources:
+            yield self.base
+            return
+        async with self._isolated.open(sources) as child:
+            yield _AdapterChat(child, self._allowed)
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._isolated is not None:
+            await self._isolated.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _BaseChat:
+    template: ChatTemplate | None
+    allowed: frozenset[str]
+    threads: Executor
+
+    @property
+    def shows_tools(self) -> bool:
+        return self.template is not None and self.template.shows_tools
+
+    async def render(self, conversation: Conversation, *, tools: ShownTools | None = None) -> str:
+        template = self.template
         if template is None:
             raise ServeError(
                 ErrorCode.INVALID_REQUEST,
                 "This model has no chat template; use /v1/completions.",
                 param="messages",
             )
-        conversation.check_kwargs(self._allowed)
+        conversation.check_kwargs(self.allowed)
 
         def rendered() -> str:
             return template.render(
@@ -69,10 +117,30 @@ class ChatPrompts:
                 extra=conversation.kwargs,
             )
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, rendered)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, rendered)
 
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+
+@dataclass(frozen=True, slots=True)
+class _AdapterChat:
+    child: TemplateChild
+    allowed: frozenset[str]
+
+    @property
+    def shows_tools(self) -> bool:
+        return self.child.shows_tools
+
+    async def render(self, conversation: Conversation, *, tools: ShownTools | None = None) -> str:
+        conversation.check_kwargs(self.allowed)
+        return await self.child.render(
+            Render(
+                messages=conversation.messages,
+                add_generation_prompt=conversation.add_generation_prompt,
+                continue_final_message=conversation.continue_final_message,
+                tools=tools,
+                documents=conversation.documents,
+                extra=conversation.kwargs,
+            )
+        )
 
 
 def _call_format(template: ChatTemplate | None, parser: ToolCallParser) -> CallFormat | None:

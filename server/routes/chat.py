@@ -9,11 +9,15 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
+from lorax_serve.server.adapter_chat import chat_of
+from lorax_serve.server.adapter_token import adapter_token
 from lorax_serve.server.admission import Accepted
+from lorax_serve.server.chat_prompts import Chat
 from lorax_serve.server.error_replies import Failure
 from lorax_serve.server.generation import Answer, Finish, GeneratedToken, Piece
 from lorax_serve.server.http_body import read_json
-from lorax_serve.server.keys import CHAT_PROMPTS, SERVICE
+from lorax_serve.server.keys import CHAT_PROMPTS, SERVICE, TEXT_PLACES
+from lorax_serve.server.request import AdapterRequest
 from lorax_serve.server.routes.chat_calls import ChoiceCalls
 from lorax_serve.server.routes.exchange import generate
 from lorax_serve.server.routes.openai_parts import (
@@ -51,7 +55,9 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     if body.reasoning_effort is not None and not _shows_effort(request):
         ignored = (*ignored, EFFORT)
     tools = body.asked_tools()
-    prompt = await _rendered(request, body, tools)
+    async with request.app[TEXT_PLACES].take() as place:
+        async with chat_of(request, _asked_adapter(request, body), place) as chat:
+            prompt = await _rendered(request, chat, body, tools)
     form = _call_format(request, body, tools)
     shows_marks = form is not None and form.marks_are_special
     asked = chat_request(body, prompt, tools, shows_marks=shows_marks)
@@ -64,18 +70,27 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     )
 
 
-async def _rendered(request: web.Request, body: ChatBody, tools: AskedTools | None) -> str:
-    """The prompt the model's template makes of the messages."""
+def _asked_adapter(request: web.Request, body: ChatBody) -> AdapterRequest:
+    return AdapterRequest(
+        adapter_id=body.model,
+        adapter_source=body.adapter_source,
+        adapter_token=adapter_token(request, body.api_token),
+    )
+
+
+async def _rendered(
+    request: web.Request, chat: Chat, body: ChatBody, tools: AskedTools | None
+) -> str:
+    """The prompt the template makes of the messages."""
     conversation = chat_conversation(body, shows_effort=_shows_effort(request))
-    prompts = request.app[CHAT_PROMPTS]
     if tools is None:
-        return await prompts.render(conversation)
-    if prompts.shows_tools:
-        return await prompts.render(conversation, tools=tools.shown())
+        return await chat.render(conversation)
+    if chat.shows_tools:
+        return await chat.render(conversation, tools=tools.shown())
     if tools.mode is ToolMode.AUTO:
         hint = "its model's chat template shows no tools; a call can be forced by `tool_choice`"
         raise unsupported("functions" if tools.is_old else "tools", hint)
-    return await prompts.render(conversation)
+    return await chat.render(conversation)
 
 
 def _call_format(

@@ -1,6 +1,8 @@
 """Bodies of /tokenize and /detokenize. LoRAX and vLLM share the address; their fields differ."""
 
-from msgspec import Raw, Struct
+from typing import Annotated
+
+from msgspec import Meta, Raw, Struct
 
 from lorax_serve.ipc.types import TokenId
 from lorax_serve.server.errors import ServeError
@@ -30,6 +32,7 @@ class MessagesTokenize(Struct, frozen=True):
     """vLLM's, of a conversation. Its template spells special tokens out, so none are added."""
 
     messages: Messages
+    model: Annotated[str, Meta(max_length=4096)] = ""  # whose template it is; "": the base's
     add_generation_prompt: bool | None = None  # as of a chat request
     continue_final_message: bool = False
     chat_template_kwargs: TemplateKwargs = {}
@@ -73,9 +76,7 @@ UNSERVED: dict[str, tuple[object, ...]] = {
 
 LORAX = ObjectShape(LoraxTokenize, unserved={}, tolerated=TOLERATED, large=("inputs",))
 PROMPT = ObjectShape(PromptTokenize, unserved={}, tolerated=TOLERATED, large=("prompt",))
-MESSAGES = ObjectShape(
-    MessagesTokenize, unserved=UNSERVED, tolerated=TOLERATED, large=("messages",)
-)
+MESSAGES = ObjectShape(MessagesTokenize, unserved=UNSERVED, tolerated=(), large=("messages",))
 DETOKENIZE = ObjectShape(Detokenize, unserved={}, tolerated=TOLERATED, large=("tokens",))
 
 TokenizeBody = LoraxTokenize | PromptTokenize | MessagesTokenize

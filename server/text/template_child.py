@@ -9,7 +9,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO
 
 import msgspec
@@ -34,8 +34,8 @@ class Render(Struct, frozen=True, kw_only=True):
     messages: list[dict[str, object]]
     add_generation_prompt: bool
     continue_final_message: bool
-    tools: list[dict[str, object]] | None
-    documents: list[dict[str, object]] | None
+    tools: Sequence[Mapping[str, object]] | None
+    documents: Sequence[Mapping[str, object]] | None
     extra: Mapping[str, object]
 
 
