@@ -55,9 +55,11 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     if body.reasoning_effort is not None and not _shows_effort(request):
         ignored = (*ignored, EFFORT)
     tools = body.asked_tools()
-    async with request.app[TEXT_PLACES].take() as place:
-        async with chat_of(request, _asked_adapter(request, body), place) as chat:
-            prompt = await _rendered(request, chat, body, tools)
+    async with (
+        request.app[TEXT_PLACES].take() as place,
+        chat_of(request, _asked_adapter(request, body), place) as chat,
+    ):
+        prompt = await _rendered(request, chat, body, tools)
     form = _call_format(request, body, tools)
     shows_marks = form is not None and form.marks_are_special
     asked = chat_request(body, prompt, tools, shows_marks=shows_marks)

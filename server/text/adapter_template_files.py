@@ -6,25 +6,15 @@ tokenizer_config.json. Nothing else of that file counts: the tokens are the serv
 
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError, StartError
+from lorax_serve.server.store.content import TEMPLATE_FILE, TEMPLATE_FILES, TOKENIZER_FILE
 from lorax_serve.server.text.chat_template_files import DEFAULT, configured_sources
-
-TEMPLATE_FILE: Final = "chat_template.jinja"
-TOKENIZER_FILE: Final = "tokenizer_config.json"
-
-# A template has some kilobytes; a tokenizer's configuration may list every added token.
-MAX_BYTES: Final[Mapping[str, int]] = MappingProxyType(
-    {TEMPLATE_FILE: 2**18, TOKENIZER_FILE: 2**23}
-)
 
 
 class _TokenizerConfig(Struct, frozen=True):
@@ -63,8 +53,8 @@ def _read(folder: Path, name: str) -> bytes | None:
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("not a regular file")
-        content = file.read(MAX_BYTES[name] + 1)
-    if len(content) > MAX_BYTES[name]:
+        content = file.read(TEMPLATE_FILES[name] + 1)
+    if len(content) > TEMPLATE_FILES[name]:
         raise ValueError("too large")
     return content
 

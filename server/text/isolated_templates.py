@@ -81,7 +81,7 @@ class TemplateChild:
         self._is_between_lines = False
         try:
             async with asyncio.timeout(seconds):
-                answer = msgspec.json.decode(await self._exchange(line), type=Answer)
+                answer: Answer = msgspec.json.decode(await self._exchange(line), type=Answer)
         except (OSError, TimeoutError, ValueError, msgspec.MsgspecError):
             raise _failed() from None  # killed, too slow, too long, or no answer of ours
         self._is_between_lines = True

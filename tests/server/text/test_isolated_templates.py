@@ -1,6 +1,7 @@
 """Templates that nobody vouches for: right ones render as transformers does, hostile ones end."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -10,10 +11,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from chat_templates import CHATML, LLAMA_2, LLAMA_3, LLAMA_3_2, Style
+from chat_templates import CHATML, LLAMA_2, LLAMA_3, LLAMA_3_2
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
-from lorax_serve.server.text import isolated_templates
 from lorax_serve.server.text.isolated_templates import (
     MAX_IDLE,
     MAX_WAITING,
@@ -21,7 +21,8 @@ from lorax_serve.server.text.isolated_templates import (
     TemplateLimits,
 )
 from lorax_serve.server.text.template_child import Render
-from test_chat_template import load_oracle, write
+from oracle_tokenizer import load_oracle
+from tiny_tokenizers import write_byte_level
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 TURNS: list[dict[str, object]] = [
@@ -32,7 +33,8 @@ TURNS: list[dict[str, object]] = [
 ]
 GOOD = {"default": "{{ messages[-1].content }}!"}
 HOSTILE = {
-    "endless loop": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "endless loop": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}"
+    "{% endfor %}",
     "endless number": "{{ (10 ** 9999999) ** 99 // 7 }}{{ messages[0].x ** 9 }}",
     "number at run time": "{% set n = messages | length %}{{ (n + 9) ** (n * 99999999) }}",
     "memory": "{% set n = messages | length %}{{ 'x' * (n * 9999999999) }}",
@@ -65,6 +67,11 @@ def render_of(turns: list[dict[str, object]]) -> Render:
     )
 
 
+def processor_seconds(pid: int) -> float:
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest_asyncio.fixture
 async def isolated() -> AsyncIterator[IsolatedTemplates]:
     made = IsolatedTemplates(TOKENS, TemplateLimits(cpu_seconds=1))
@@ -81,7 +88,10 @@ async def rendered(isolated: IsolatedTemplates, sources: dict[str, str]) -> str:
 async def test_as_transformers_renders_it(
     isolated: IsolatedTemplates, tmp_path: Path, source: str
 ) -> None:
-    oracle: Any = load_oracle(write(tmp_path, Style(source, TOKENS)))
+    write_byte_level(tmp_path)
+    config = {**TOKENS, "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": source}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    oracle: Any = load_oracle(tmp_path)
     expected = oracle.apply_chat_template(TURNS, tokenize=False, add_generation_prompt=True)
     assert await rendered(isolated, {"default": source}) == expected
 
@@ -165,14 +175,11 @@ async def test_a_silent_child_is_given_up() -> None:
     await isolated.close()
 
 
-async def test_a_slow_template_holds_up_itself_alone(
-    isolated: IsolatedTemplates, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(isolated_templates, "NUM_CHILDREN", 2)
+async def test_a_slow_template_holds_up_itself_alone(isolated: IsolatedTemplates) -> None:
     slow = {"default": "slow"}
     async with isolated.open(slow):
         others = [asyncio.ensure_future(rendered(isolated, slow)) for _ in range(MAX_WAITING)]
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # all of them wait now, in more number than there are children
         assert await rendered(isolated, GOOD) == "Go on!"
         with pytest.raises(ServeError) as refused:
             await rendered(isolated, slow)
@@ -181,8 +188,8 @@ async def test_a_slow_template_holds_up_itself_alone(
 
 
 async def test_each_line_has_its_processor_time(isolated: IsolatedTemplates) -> None:
-    """A second in all would not do for these renders; each of them is far below one."""
+    """Each of these renders has enough of a second; all of them together have not."""
     busy = {"default": "{% for i in range(90000) %}{% set x = i %}{% endfor %}done"}
     async with isolated.open(busy) as child:
-        for _ in range(40):
+        while processor_seconds(child._process.pid) < 2.5:
             assert await child.render(render_of(TURNS)) == "done"
