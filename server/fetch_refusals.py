@@ -80,7 +80,8 @@ def check_files(files: tuple[RemoteFile, ...], max_bytes: int) -> None:
             "pickles (.bin, .pt) are never read, so convert them to safetensors.",
         )
     for file in files:
-        if file.num_bytes > (most := TEMPLATE_FILES.get(file.name, max_bytes)):
+        most = TEMPLATE_FILES.get(file.name)
+        if most is not None and file.num_bytes > most:
             raise ServeError(
                 ErrorCode.ADAPTER_TOO_LARGE,
                 f"The adapter's {file.name} is larger than the {show_size(most)} served here.",
