@@ -1,6 +1,5 @@
 """Whose chat template a conversation is rendered with: the adapter's own, or the model's."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ async def chat_of(request: web.Request, asked: AdapterRequest, place: Place) -> 
         yield prompts.base
         return
     with await resolved_adapter(service, named, asked, place) as adapter:
-        sources = await asyncio.to_thread(adapter_template_sources, Path(adapter.ref.path))
+        folder = Path(adapter.ref.path)
+        sources = await service.resolver.folders.read(lambda: adapter_template_sources(folder))
     async with prompts.of_adapter(sources) as chat:
         yield chat
