@@ -42,6 +42,9 @@ def main() -> int:
             link.send(frontend, EngineFailed("Frontend and engine are of different versions."))
             return 1
         return _serve(config, link, frontend)
+    except Exception:
+        log.exception("engine_failed")
+        return 1
     finally:
         link.close()
 
@@ -80,7 +83,8 @@ def _progress_report(link: EngineLink, frontend: bytes) -> Callable[[str, float]
 
 def _exit_with_frontend() -> None:
     """Block until standard input ends, then leave at once: nothing here needs saving."""
-    while sys.stdin.buffer.read(4096):
+    # Not through sys.stdin: the interpreter takes its lock when it ends, and aborts if it cannot.
+    while os.read(sys.stdin.fileno(), 4096):
         continue
     os._exit(0)
 

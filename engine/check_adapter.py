@@ -79,6 +79,9 @@ def describe(check: AdapterCheck) -> list[str]:
         f"  targets  {_targets(weights, sites)}",
         f"  memory   {slab.nbytes:,} bytes in {str(dtype).removeprefix('torch.')}",
     ]
+    if weights.head is not None:
+        kind, number = weights.head.kind.value, weights.head.shape.num_labels
+        lines.append(f"  head     of {number} labels for each {kind}: it classifies")
     if weights.unknown_config_fields:
         lines.append(f"  ignored  {', '.join(weights.unknown_config_fields)}: not understood, and")
         lines.append("           without effect on the weights")

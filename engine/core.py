@@ -39,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 # How long to sleep while nothing but a copy of an adapter to the device is under way.
 _COPY_POLL_SECONDS = 0.001
+_LOAD_POLL_SECONDS = 1.0  # whether files of which nothing is heard are to be given up
 
 
 class Link(Protocol):
@@ -110,9 +111,13 @@ class EngineCore:
             timeout = 0.0
             if not self.step():
                 self._scheduler.check_integrity()
-                # Sleep until a message or a finished adapter load wakes us.
-                is_pending = self._exchange.num_arriving or self._desk.is_busy
-                timeout = _COPY_POLL_SECONDS if is_pending else None
+                timeout = self._seconds_to_sleep()
+
+    def _seconds_to_sleep(self) -> float | None:
+        """A message or a finished adapter load wakes us before."""
+        if self._exchange.num_arriving or self._desk.is_busy:
+            return _COPY_POLL_SECONDS
+        return _LOAD_POLL_SECONDS if self._exchange.num_loading else None
 
     def step(self) -> bool:
         """Plan and launch one step, and apply the one before; False when there was neither."""
@@ -211,7 +216,7 @@ class EngineCore:
             self._apply(sampled.step, output)
 
     def _apply(self, step: Step, output: StepOutput) -> None:
-        """Give the step's tokens and sums to its sequences, and end those that are done."""
+        """Give the step's tokens and rows to its sequences, and end those that are done."""
         # One may have ended while this step was in flight.
         going_on = [
             (index, item.sequence)
@@ -223,7 +228,7 @@ class EngineCore:
             if not output.finite[index]:
                 self._fail(sequence, "The model gave no usable probabilities.")
         self._tell_prompt_logprobs(step, output)
-        self._add_sums(step, output)
+        self._add_rows(step, output)
         self._scheduler.finished(step)
         self._tell_pooled(step)
         for index, sequence in going_on:
@@ -244,23 +249,23 @@ class EngineCore:
             if unknown:
                 self._outbox.prompt_logprobs(sequence, unknown)
 
-    def _add_sums(self, step: Step, output: StepOutput) -> None:
-        for item, total in zip(step.pooling, output.sums, strict=True):
+    def _add_rows(self, step: Step, output: StepOutput) -> None:
+        for item, rows in zip(step.pooling, output.rows, strict=True):
             sequence, pooled = item.sequence, item.sequence.pooled
             if sequence.is_finished or pooled is None:
                 continue
-            if total is None:
+            if rows is None:
                 self._fail(sequence, "The model gave no usable hidden states.")
                 continue
             num_tokens = item.start + item.num_tokens
-            pooled.add(total, first=num_tokens - item.num_pooled, num_rows=item.num_pooled)
+            pooled.add(rows, first=num_tokens - item.num_pooled, num_rows=item.num_pooled)
 
     def _tell_pooled(self, step: Step) -> None:
         for item in step.pooling:
             sequence, pooled = item.sequence, item.sequence.pooled
             is_whole = item.start + item.num_tokens == sequence.num_prompt_tokens
             if pooled is not None and is_whole and not sequence.is_finished:
-                self._outbox.pooled(sequence, pooled.vector())
+                self._outbox.pooled(sequence)
                 self._scheduler.remove(sequence.id)
 
     def _append(self, sequence: Sequence, index: int, output: StepOutput) -> None:

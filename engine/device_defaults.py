@@ -49,9 +49,14 @@ def host_adapter_bytes(config: EngineConfig, device: torch.device, available: in
     if config.host_adapter_bytes is None:
         most = CPU_HOST_ADAPTER_BYTES if device.type == "cpu" else GPU_HOST_ADAPTER_BYTES
         return min(most, int(available * HOST_ADAPTER_SHARE))
-    if config.host_adapter_bytes > available:
-        raise ModelRefused(
-            f"--host-adapter-memory of {config.host_adapter_bytes / _MIB:.0f} MiB does not fit: "
-            f"{available / _MIB:.0f} MiB of the host's memory are available."
-        )
+    require_fits("--host-adapter-memory", config.host_adapter_bytes, available)
     return config.host_adapter_bytes
+
+
+def require_fits(option: str, num_bytes: int, available: int) -> None:
+    """Raises ModelRefused when the operator asks for more bytes than the host has available."""
+    if num_bytes > available:
+        raise ModelRefused(
+            f"{option} of {num_bytes / _MIB:.0f} MiB does not fit: "
+            f"{max(0, available) / _MIB:.0f} MiB of the host's memory are available."
+        )

@@ -12,6 +12,7 @@ from lorax_serve.engine.device_defaults import (
     CPU_KV_CACHE_BYTES,
     StepLimits,
     host_adapter_bytes,
+    require_fits,
 )
 from lorax_serve.engine.errors import ModelRefused
 from lorax_serve.engine.host_memory import available_bytes
@@ -55,6 +56,11 @@ def _build_cpu_execution(config: EngineConfig, model: Decoder, device: torch.dev
         raise ModelRefused(
             f"--attention-backend {config.attention_backend.value} needs a GPU; a CPU has torch."
         )
+    # Pages that nothing was written to take no memory yet, so the system may grant what it does not
+    # have, and kill the engine once requests fill it.
+    available = available_bytes()
+    require_fits("--kv-cache-memory", config.kv_cache_bytes or 0, available)
+    require_fits("--adapter-memory", config.adapter_pool_bytes or 0, available)
     dtype = model.embedding.dtype
     block_size = config.block_size or _CPU_BLOCK_SIZE
     plan = plan_memory(
@@ -71,8 +77,7 @@ def _build_cpu_execution(config: EngineConfig, model: Decoder, device: torch.dev
         dtype=dtype,
         device=device,
     )
-    # A page that no adapter has been written to takes no memory.
-    num_host_bytes = host_adapter_bytes(config, device, available_bytes())
+    num_host_bytes = host_adapter_bytes(config, device, available)
     host_adapters = torch.empty(num_host_bytes // dtype.itemsize, dtype=dtype)
     runner = Runner(model, kv_cache, slabs, TorchAttention())
     return Execution(plan, kv_cache, slabs, host_adapters, runner)

@@ -5,6 +5,7 @@ import time
 from typing import Protocol
 
 from lorax_serve.engine.errors import RequestError
+from lorax_serve.engine.labelled_prompt import LabelledPrompt
 from lorax_serve.engine.pooled_prompt import PooledPrompt
 from lorax_serve.engine.sequence import Sequence, SequenceId
 from lorax_serve.grammar.errors import GrammarError
@@ -19,6 +20,7 @@ from lorax_serve.ipc.types import (
     StopConditions,
 )
 
+NO_BASE_HEAD = "The base model has no classification head; an adapter may bring one."
 _NOTHING_NEW = StopConditions(max_new_tokens=1)  # of a prompt that is pooled none is ever sampled
 
 
@@ -52,7 +54,8 @@ class Intake:
 
     def _generating(self, sequence_id: SequenceId, request: Generate) -> Sequence:
         ids, num_new = request.prompt_token_ids, request.stop.max_new_tokens
-        self._check_ids(ids, *(token for token, _ in request.sampling.logit_bias))
+        biased = (token for token, _ in request.sampling.logit_bias)
+        self._check_ids(ids, *biased, *request.stop.stop_token_ids)
         self._check_length(len(ids) + num_new, f"{len(ids)} prompt tokens plus {num_new} new ones")
         return Sequence(
             id=sequence_id,
@@ -73,6 +76,8 @@ class Intake:
         ids = request.prompt_token_ids
         self._check_ids(ids)
         self._check_length(len(ids), f"{len(ids)} prompt tokens")
+        if request.pooling is None and request.adapter is None:
+            raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, NO_BASE_HEAD)
         return Sequence(
             id=sequence_id,
             arrival=next(self._arrivals),
@@ -84,7 +89,7 @@ class Intake:
             adapter=request.adapter,
             cache_salt=request.cache_salt,
             tenant=request.tenant,
-            pooled=PooledPrompt(request.pooling),
+            pooled=PooledPrompt(request.pooling) if request.pooling else LabelledPrompt(),
         )
 
     def _check_ids(self, prompt: list[int], *named: int) -> None:

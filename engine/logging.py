@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from lorax_serve.ipc.log_lines import json_rendering, text_rendering
+from lorax_serve.ipc.log_lines import LineWriter, json_rendering, text_rendering
 
 
 def configure_logging(level: str, *, as_json: bool) -> None:
@@ -19,6 +19,6 @@ def configure_logging(level: str, *, as_json: bool) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
         ),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=LineWriter(sys.stderr),
         cache_logger_on_first_use=True,
     )

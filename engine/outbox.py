@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from lorax_serve.engine.errors import RequestError
+from lorax_serve.engine.labelled_prompt import LabelledPrompt
 from lorax_serve.engine.sequence import Sequence, SequenceId
 from lorax_serve.ipc.messages import (
     PromptPooled,
@@ -43,8 +44,17 @@ class Outbox:
         event = TokensGenerated(sequence.id.request_id, [], prompt_logprobs=list(entries))
         self._events.setdefault(sequence.id.frontend, []).append(event)
 
-    def pooled(self, sequence: Sequence, vector: bytes) -> None:
-        event = PromptPooled(sequence.id.request_id, vector, _prompt_stats(sequence))
+    def pooled(self, sequence: Sequence) -> None:
+        """What has become of its prompt, all of which is computed."""
+        name, stats = sequence.id.request_id, _prompt_stats(sequence)
+        if isinstance(sequence.pooled, LabelledPrompt):
+            head = None if sequence.slot is None else sequence.slot.head
+            assert head is not None, "labels without a head"
+            found = sequence.pooled.probabilities(head)
+            event = PromptPooled(name, found.tobytes(), stats, head, found.shape[1])
+        else:
+            assert sequence.pooled is not None, "it generates"
+            event = PromptPooled(name, sequence.pooled.vector(), stats)
         self._events.setdefault(sequence.id.frontend, []).append(event)
 
     def failed(self, sequence_id: SequenceId, error: RequestError) -> None:

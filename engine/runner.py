@@ -8,8 +8,8 @@ from lorax_serve.engine.adapters.slab_memory import TorchSlabs
 from lorax_serve.engine.forward_batch import build_forward_batch, row_segments, sampled_segments
 from lorax_serve.engine.kv_cache import KVCache
 from lorax_serve.engine.models.decoder import Decoder
+from lorax_serve.engine.prompt_rows import PromptRows, prompt_rows
 from lorax_serve.engine.prompt_scores import PromptScores, score_prompts
-from lorax_serve.engine.prompt_sums import read_sums, sum_prompts
 from lorax_serve.engine.sampling.prompt_logprobs import read_scores
 from lorax_serve.engine.sampling.sampler import sample
 from lorax_serve.engine.sampling_rows import mask_rows, sampling_rows
@@ -49,7 +49,8 @@ class Runner:
         logits = self._logits(hidden.index_select(0, batch.sampled_rows), sampled_segments(step))
         vocab_size = self._model.config.vocab_size
         scores = score_prompts(step, hidden, vocab_size=vocab_size, logits_of=self._logits)
-        return ComputedStep(step, logits, scores, sum_prompts(step, hidden))
+        rows = prompt_rows(step, hidden, self._slabs.label_head)
+        return ComputedStep(step, logits, scores, rows)
 
     def _logits(self, hidden: torch.Tensor, segments: Segments) -> torch.Tensor:
         """[N, E] -> [N, vocab]."""
@@ -63,7 +64,7 @@ class ComputedStep:
     step: Step
     logits: torch.Tensor  # [N, vocab]
     scores: PromptScores
-    sums: torch.Tensor | None  # [P, E] float64
+    rows: PromptRows
 
     @torch.inference_mode()
     def sample(self) -> "PickedStep":
@@ -76,7 +77,7 @@ class ComputedStep:
             sampled.logprobs,
             sampled.finite,
             prompt_logprobs,
-            read_sums(self.sums),
+            self.rows.read(self.step),
         )
         return PickedStep(self.step, output)
 

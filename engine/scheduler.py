@@ -261,6 +261,10 @@ class Scheduler:
                 ErrorCode.ADAPTER_CHANGED,
                 f"The files of adapter {sequence.adapter.name!r} changed during the request.",
             )
+        problem = sequence.problem_with(slot.head)
+        if problem is not None:
+            self._adapters.release(slot)
+            raise RequestError(ErrorCode.ADAPTER_INCOMPATIBLE, problem)
         sequence.slot, sequence.adapter_digest = slot, slot.digest
         return True
 

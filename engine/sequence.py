@@ -7,11 +7,13 @@ import enum
 from dataclasses import dataclass, field
 
 from lorax_serve.engine.adapters.device_pool import AdapterSlot
+from lorax_serve.engine.labelled_prompt import LabelledPrompt
 from lorax_serve.engine.pooled_prompt import PooledPrompt
 from lorax_serve.grammar.guide import Guide
 from lorax_serve.ipc.types import (
     AnyAdapterRef,
     FinishReason,
+    HeadKind,
     RequestId,
     SamplingParams,
     StopConditions,
@@ -52,7 +54,8 @@ class Sequence:
     cache_salt: str = ""
     tenant: str = ""
     num_prompt_logprobs: int | None = None  # see Generate
-    pooled: PooledPrompt | None = None  # what becomes of the prompt where nothing is generated
+    # What becomes of the prompt where nothing is generated.
+    pooled: PooledPrompt | LabelledPrompt | None = None
     num_scored: int = 0  # prompt tokens whose logprobs were told, those from position 1 on
     output_token_ids: list[int] = field(default_factory=list)
     num_pending: int = 0  # tokens being sampled by steps in flight, after those of the output
@@ -103,6 +106,24 @@ class Sequence:
     def needs_every_row(self) -> bool:
         """Whether all of the prompt has to be computed, whatever is in the prefix cache."""
         return self.is_scoring or (self.pooled is not None and self.pooled.needs_every_row)
+
+    def problem_with(self, head: HeadKind | None) -> str | None:
+        """Why an adapter with this classification head, or none, cannot do what is asked for."""
+        name = self.adapter.name if self.adapter else ""
+        if head is None and isinstance(self.pooled, LabelledPrompt):
+            return f"Adapter {name!r} has no classification head."
+        if head is not None and self.pooled is None:
+            return f"Adapter {name!r} was trained to classify, and does not generate."
+        return None
+
+    @property
+    def banned_token_ids(self) -> frozenset[int]:
+        """What would end the sequence now, too early."""
+        if len(self.output_token_ids) >= self.stop.min_new_tokens:
+            return frozenset()
+        ending = frozenset(self.stop.stop_token_ids)
+        ignores_eos = self.guide is None and self.stop.ignore_eos
+        return ending if ignores_eos else ending | self.eos_token_ids
 
     def tokens(self, start: int, stop: int) -> tuple[int, ...]:
         """The ids at positions start..stop-1, prompt and output alike; PENDING_TOKEN for those that

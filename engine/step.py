@@ -6,6 +6,7 @@ Made by the scheduler, run by the runner, thrown away. Nothing in it is filled i
 from dataclasses import dataclass
 from functools import cached_property
 
+from lorax_serve.engine.labelled_prompt import Logits
 from lorax_serve.engine.pooled_prompt import RowSum
 from lorax_serve.engine.sequence import Sequence
 from lorax_serve.ipc.types import TokenLogprob
@@ -23,7 +24,9 @@ class ScheduledSequence:
     block_table: tuple[int, ...]  # KV blocks of the sequence, covering start + num_tokens
     adapter_slot: int  # kernels.lora.BASE_SLOT for the base model
     samples: bool  # the last of these tokens is the newest known one: pick its successor
-    num_pooled: int = 0  # of the last of these tokens, the sum of the final hidden states is wanted
+    # Of so many of the last of these tokens the final hidden states are wanted: their sum, or what
+    # a classification head says of each.
+    num_pooled: int = 0
     num_scored: int = 0  # of the first of these tokens, the logprobs of their successors are wanted
 
     @classmethod
@@ -87,11 +90,12 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class StepOutput:
     """One entry per `Step.sampling`, in its order; of prompt logprobs one per `Step.scoring`, of
-    sums one per `Step.pooling`."""
+    rows one per `Step.pooling`."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob | None, ...]  # None where the request asked for none
     finite: tuple[bool, ...]  # False: the row's logits held NaN, or nothing was allowed
     # Of each one's `scored_token_ids`; None: some of the logits held NaN or were all -inf.
     prompt_logprobs: tuple[tuple[TokenLogprob, ...] | None, ...] = ()
-    sums: tuple[RowSum | None, ...] = ()  # of the rows that are pooled; None: some were not finite
+    # The sum of what is pooled, the logits of what is labelled; None: some were not finite.
+    rows: tuple[RowSum | Logits | None, ...] = ()

@@ -1,18 +1,39 @@
-"""How both processes write a log line, so that no name a client chose can forge one.
+"""How both processes write a log line: it never fails who logs, and nothing in it can forge one.
 
-What cannot be printed (line breaks, terminal escapes, marks that turn text around) is written as
-Python would write it in a string. The lines of a traceback are indented: none looks like a line of
-ours.
+A disk that is full, or a collector that is gone, loses lines and nothing else. What cannot be
+printed (line breaks, terminal escapes, marks that turn text around) is written as Python would
+write it in a string. The lines of a traceback are indented: none looks like a line of ours.
 """
 
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final, TextIO
 
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 _INDENT: Final = "    "
+
+
+class LineWriter:
+    """Makes loggers for structlog that write to `output`."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+
+    def __call__(self, *names: object) -> "LineLogger":
+        return LineLogger(self._output)
+
+
+class LineLogger(structlog.WriteLogger):
+    """A line that cannot be written is lost: there is nowhere left to say so."""
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError, ValueError):  # ValueError: it is closed
+            super().msg(message)
+
+    debug = info = warning = error = critical = exception = msg
 
 
 def json_rendering() -> list[Processor]:

@@ -23,6 +23,7 @@ from lorax_serve.ipc.types import (
     ErrorCode,
     FinishReason,
     GrammarSpec,
+    HeadKind,
     Pooling,
     PromptStats,
     RequestId,
@@ -54,11 +55,13 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
 
 
 class Pool(Struct, frozen=True, tag="pool", forbid_unknown_fields=True):
-    """Compute a prompt and make one vector of its final hidden states; nothing is generated."""
+    """Compute a prompt and make one vector of its final hidden states, or show them to the
+    classification head of the adapter; nothing is generated.
+    """
 
     request_id: RequestId
     prompt_token_ids: list[TokenId]
-    pooling: Pooling
+    pooling: Pooling | None  # None: to the head
     adapter: AnyAdapterRef | None = None  # None: the base model
     cache_salt: str = ""  # as in Generate
     tenant: str = ""  # as in Generate
@@ -117,11 +120,15 @@ class TokensGenerated(Struct, frozen=True, tag="tokens", forbid_unknown_fields=T
 
 
 class PromptPooled(Struct, frozen=True, tag="pooled", forbid_unknown_fields=True):
-    """The answer to a Pool."""
+    """The answer to a Pool. That of a head has `num_labels`, and is no vector but the probability
+    of each label, for the sequence or for one token after the other.
+    """
 
     request_id: RequestId
     vector: bytes  # float32, little-endian, EngineInfo.hidden_size of them; of length 1
     prompt: PromptStats
+    head: HeadKind | None = None
+    num_labels: int = 0
 
 
 class RequestFailed(Struct, frozen=True, tag="failed", forbid_unknown_fields=True):

@@ -72,6 +72,7 @@ class StopConditions(Struct, frozen=True, forbid_unknown_fields=True):
     """When one sequence ends, as far as the engine can see (it sees ids, never text)."""
 
     max_new_tokens: Annotated[int, Meta(ge=1)]
+    min_new_tokens: Annotated[int, Meta(ge=0)] = 0  # before, no token that ends it is sampled
     stop_token_ids: tuple[TokenId, ...] = ()
     ignore_eos: bool = False
 
@@ -81,6 +82,13 @@ class Pooling(enum.Enum):
 
     LAST = "last"  # that of the last token, which alone has seen all others
     MEAN = "mean"  # of all tokens
+
+
+class HeadKind(enum.Enum):
+    """What a classification head says something of."""
+
+    SEQUENCE = "sequence"  # the whole, by the state of its last token
+    TOKEN = "token"  # each token
 
 
 class GrammarKind(enum.Enum):

@@ -10,12 +10,25 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+import structlog
+
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.adapter_metrics import AdapterMetrics
 from lorax_serve.server.adapter_resolver import ResolvedAdapter
 from lorax_serve.server.errors import ServeError
 
 MAX_RECORDS: Final = 4096
+log = structlog.get_logger(__name__)
+
+# What is wrong with an adapter's files, and will be until they are others.
+_REFUSALS: Final = frozenset(
+    {
+        ErrorCode.ADAPTER_CORRUPT,
+        ErrorCode.ADAPTER_INCOMPATIBLE,
+        ErrorCode.ADAPTER_NOT_FINITE,
+        ErrorCode.ADAPTER_TOO_LARGE,
+    }
+)
 SHORT_REVISION: Final = 12  # characters of a revision that are shown
 
 T = TypeVar("T")
@@ -33,6 +46,7 @@ class AdapterRecord:
     num_requests: int = 0
     num_in_flight: int = 0
     errors: Counter[ErrorCode] = field(default_factory=Counter)
+    refused_revision: str = ""  # the last one that was found unusable, which is logged once
 
 
 class AdapterRecords:
@@ -94,6 +108,15 @@ class AdapterRecords:
     def failed(self, records: Iterable[AdapterRecord], code: ErrorCode) -> None:
         """A request for these has failed."""
         for record in records:
+            if code in _REFUSALS and record.refused_revision != record.revision:
+                record.refused_revision = record.revision
+                log.warning(
+                    "adapter_refused",
+                    adapter=record.label,
+                    source=record.source,
+                    revision=record.revision[:SHORT_REVISION],
+                    code=code.value,
+                )
             record.errors[code] += 1
             self._metrics.failed(record.label, code)
 

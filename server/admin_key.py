@@ -9,10 +9,13 @@ import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
 
+import structlog
 from aiohttp import web
 
 from lorax_serve.server.bearer import bearer
 from lorax_serve.server.secret import Secret
+
+log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -31,10 +34,17 @@ class AdminKey:
         @functools.wraps(handler)
         async def guarded(request: web.Request) -> web.StreamResponse:
             if not self.is_presented_by(request):
+                log.warning("admin_key_refused", method=request.method, route=_route(request))
                 raise web.HTTPForbidden
             return await handler(request)
 
         return guarded
+
+
+def _route(request: web.Request) -> str:
+    """Without the names that stand in an address."""
+    resource = request.match_info.route.resource
+    return "" if resource is None else resource.canonical
 
 
 def _digest(text: str) -> bytes:

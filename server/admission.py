@@ -106,7 +106,7 @@ class Admission:
                     prompts=prompts,
                     num_at_once=num_at_once,
                     num_prompt_characters=_num_characters(asked.prompts),
-                    pooling=self._service.embedding_pooling,
+                    pooling=None if asked.wants_labels else self._service.embedding_pooling,
                     adapter=adapter,
                     cache_salt=self._tenants.prefix_salt(token, asked.cache_salt),
                     tenant=self._tenants.name(token, is_proven=adapter.opened_by_token),
@@ -164,6 +164,7 @@ class Admission:
             sampling=asked.sampling,
             stop=StopConditions(
                 max_new_tokens=max_new_tokens,
+                min_new_tokens=asked.min_new_tokens,
                 stop_token_ids=asked.stop_token_ids,
                 ignore_eos=asked.ignore_eos,
             ),
@@ -185,8 +186,9 @@ class Admission:
         longest = info.max_model_len - 1  # at least one token is to be generated
         if asked.truncate is not None:
             if asked.truncate > longest:
+                name = asked.truncate_param
                 raise ServeError(
-                    ErrorCode.INVALID_REQUEST, f"`truncate` is above {longest}.", param="truncate"
+                    ErrorCode.INVALID_REQUEST, f"`{name}` is above {longest}.", param=name
                 )
             longest = max(longest, self._service.limits.max_untruncated_tokens)
         if isinstance(prompt, str):

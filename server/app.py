@@ -12,6 +12,7 @@ from aiohttp import web
 from lorax_serve.server.admin_key import AdminKey
 from lorax_serve.server.admission import Admission
 from lorax_serve.server.chat_prompts import ChatPrompts
+from lorax_serve.server.documentation import documentation
 from lorax_serve.server.error_replies import (
     INTERNAL,
     error_reply,
@@ -19,27 +20,18 @@ from lorax_serve.server.error_replies import (
     failure_of_http,
 )
 from lorax_serve.server.errors import ServeError
+from lorax_serve.server.expectations import expecting
 from lorax_serve.server.keys import (
     ADMISSION,
     CHAT_PROMPTS,
+    DOCUMENTATION,
     RECEIVED_AT,
     REQUEST_ID,
     SERVICE,
     TEXT_PLACES,
 )
 from lorax_serve.server.places import Places
-from lorax_serve.server.routes import (
-    admin,
-    chat,
-    classify,
-    completions,
-    embeddings,
-    health,
-    metrics,
-    models,
-    native,
-    tokenize,
-)
+from lorax_serve.server.routes.table import OPERATOR_ROUTES, PUBLIC_ROUTES
 from lorax_serve.server.service import Service
 
 log = structlog.get_logger(__name__)
@@ -63,59 +55,26 @@ def build_app(service: Service) -> web.Application:
         service.adapter_templates,
     )
     app[TEXT_PLACES] = Places(service.limits.max_concurrent_requests)
+    app[DOCUMENTATION] = documentation(has_operator=service.admin_key is not None)
     app.on_response_prepare.append(_show_request_id)
     app.on_shutdown.append(_stop_waiting)
     app.on_cleanup.append(_close_sources)
     app.on_cleanup.append(_end_rendering)
-    app.add_routes(
-        [
-            web.post("/", native.root),
-            web.post("/generate", native.generate),
-            web.post("/generate_stream", native.generate_stream),
-            web.post("/invocations", native.root),
-            web.post("/embed", embeddings.embed),
-            web.post("/classify", classify.classify),
-            web.post("/classify_batch", classify.classify),
-            web.post("/tokenize", tokenize.tokenize),
-            web.post("/detokenize", tokenize.detokenize),
-            web.post("/v1/chat/completions", chat.chat_completions),
-            web.post("/v1/completions", completions.completions),
-            web.post("/v1/embeddings", embeddings.embeddings),
-            web.get("/v1/models", models.list_models),
-            web.get("/v1/models/{model_id:.+}", models.retrieve_model),
-            web.get("/", health.health),
-            web.get("/health", health.health),
-            web.get("/ping", health.ready),
-            web.post("/ping", health.ready),
-            web.get("/ready", health.ready),
-            web.get("/startup", health.startup),
-            web.get("/info", health.info),
-            web.get("/version", health.version),
-            web.get("/metrics", metrics.metrics),
-        ]
-    )
+    routes = [*PUBLIC_ROUTES]
     if service.admin_key is not None:
-        app.add_routes(_admin_routes(service.admin_key))
+        routes += [_guarded(service.admin_key, route) for route in OPERATOR_ROUTES]
+    app.add_routes(map(expecting, routes))
     return app
 
 
-def _admin_routes(key: AdminKey) -> list[web.RouteDef]:
-    """Only there where a key was set: without one, nothing at these addresses tells of them."""
-    return [
-        web.post("/v1/load_lora_adapter", key.guard(admin.load)),
-        web.post("/v1/unload_lora_adapter", key.guard(admin.unload)),
-        web.get("/adapters", key.guard(admin.status)),
-        web.post("/adapters/{name:.+}/pin", key.guard(admin.pin)),
-        web.post("/adapters/{name:.+}/unpin", key.guard(admin.unpin)),
-        web.post("/adapters/{name:.+}/refresh", key.guard(admin.refresh)),
-    ]
+def _guarded(key: AdminKey, route: web.RouteDef) -> web.RouteDef:
+    return web.RouteDef(route.method, route.path, key.guard(route.handler), route.kwargs)
 
 
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Outermost: every error leaves as JSON from the catalogue; details stay in the log."""
-    given = request.headers.get("x-request-id", "")
-    request[REQUEST_ID] = given if GIVEN_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    request[REQUEST_ID] = _request_id(request)
     request[RECEIVED_AT] = time.monotonic()
     try:
         return await handler(request)
@@ -137,6 +96,11 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return error_reply(request, INTERNAL)
 
 
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get("x-request-id", "")
+    return given if GIVEN_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
 def _client_left(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
@@ -154,4 +118,5 @@ async def _end_rendering(app: web.Application) -> None:
 
 
 async def _show_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["x-request-id"] = request[REQUEST_ID]
+    """What aiohttp itself refuses, such as an expectation at no address of ours, has none yet."""
+    response.headers["x-request-id"] = request.get(REQUEST_ID) or _request_id(request)

@@ -9,7 +9,9 @@ from typing import Final, Protocol
 
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
+from lorax_serve.server.schema.common import unsupported
 from lorax_serve.server.schema.conversation import Conversation
+from lorax_serve.server.schema.tools import AskedTools, ToolMode
 from lorax_serve.server.text.chat_template import ChatTemplate
 from lorax_serve.server.text.isolated_templates import IsolatedTemplates, TemplateChild
 from lorax_serve.server.text.template_child import Render
@@ -22,19 +24,14 @@ from lorax_serve.server.text.tool_calls.formats import (
 
 NUM_THREADS: Final = 2  # Jinja holds the interpreter's lock: more would only take turns
 
-ShownTools = Sequence[Mapping[str, object]]
-
 
 class Chat(Protocol):
     """One template, ready to render."""
 
-    @property
-    def shows_tools(self) -> bool:
-        """Whether the template tells the model of its tools."""
-
-    async def render(self, conversation: Conversation, *, tools: ShownTools | None = None) -> str:
-        """Raises ServeError for a model without a template, a variable that no request may set, and
-        what ChatTemplate.render refuses.
+    async def render(self, conversation: Conversation, tools: AskedTools | None = None) -> str:
+        """Raises ServeError for a model without a template, a variable that no request may set,
+        tools that the model is to choose from where the template shows it none, and what
+        ChatTemplate.render refuses.
         """
 
 
@@ -93,11 +90,7 @@ class _BaseChat:
     allowed: frozenset[str]
     threads: Executor
 
-    @property
-    def shows_tools(self) -> bool:
-        return self.template is not None and self.template.shows_tools
-
-    async def render(self, conversation: Conversation, *, tools: ShownTools | None = None) -> str:
+    async def render(self, conversation: Conversation, tools: AskedTools | None = None) -> str:
         template = self.template
         if template is None:
             raise ServeError(
@@ -106,13 +99,14 @@ class _BaseChat:
                 param="messages",
             )
         conversation.check_kwargs(self.allowed)
+        shown = _shown(tools, shows_tools=template.shows_tools)
 
         def rendered() -> str:
             return template.render(
                 conversation.messages,
                 add_generation_prompt=conversation.add_generation_prompt,
                 continue_final_message=conversation.continue_final_message,
-                tools=tools,
+                tools=shown,
                 documents=conversation.documents,
                 extra=conversation.kwargs,
             )
@@ -125,22 +119,30 @@ class _AdapterChat:
     child: TemplateChild
     allowed: frozenset[str]
 
-    @property
-    def shows_tools(self) -> bool:
-        return self.child.shows_tools
-
-    async def render(self, conversation: Conversation, *, tools: ShownTools | None = None) -> str:
+    async def render(self, conversation: Conversation, tools: AskedTools | None = None) -> str:
         conversation.check_kwargs(self.allowed)
         return await self.child.render(
             Render(
                 messages=conversation.messages,
                 add_generation_prompt=conversation.add_generation_prompt,
                 continue_final_message=conversation.continue_final_message,
-                tools=tools,
+                tools=_shown(tools, shows_tools=self.child.shows_tools),
                 documents=conversation.documents,
                 extra=conversation.kwargs,
             )
         )
+
+
+def _shown(tools: AskedTools | None, *, shows_tools: bool) -> Sequence[Mapping[str, object]] | None:
+    """What the template tells the model of its tools. A call that is forced needs no such words."""
+    if tools is None:
+        return None
+    if shows_tools:
+        return tools.shown()
+    if tools.mode is ToolMode.AUTO:
+        hint = "its model's chat template shows no tools; a call can be forced by `tool_choice`"
+        raise unsupported("functions" if tools.is_old else "tools", hint)
+    return None
 
 
 def _call_format(template: ChatTemplate | None, parser: ToolCallParser) -> CallFormat | None:

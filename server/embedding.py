@@ -24,7 +24,7 @@ class AcceptedEmbeddings:
     prompts: tuple[list[int], ...]  # token ids
     num_at_once: int  # places that it has
     num_prompt_characters: int
-    pooling: Pooling
+    pooling: Pooling | None  # None: labels
     adapter: AskedAdapter
     cache_salt: str
     tenant: str

@@ -159,13 +159,13 @@ def failure_of_http(error: web.HTTPException) -> Failure:
     return Failure(sentence, code, code, status, status)
 
 
-def is_openai(request: web.BaseRequest) -> bool:
-    """Which API's shape an answer to this request has; the operator's routes have OpenAI's."""
-    return request.path.startswith(("/v1/", "/adapters"))
+def is_openai(path: str) -> bool:
+    """Which API's shape an error has at this address; the operator's routes have OpenAI's."""
+    return path.startswith(("/v1/", "/adapters"))
 
 
 def error_reply(request: web.BaseRequest, failure: Failure) -> web.Response:
-    openai = is_openai(request)
+    openai = is_openai(request.path)
     reply = web.Response(
         status=failure.status if openai else failure.native_status,
         body=failure.openai_body() if openai else failure.native_body(),

@@ -193,6 +193,7 @@ class PieceReader:
             tokenizer,
             accepted.stop_strings,
             keep_stop_string=accepted.keep_stop_string,
+            min_tokens=accepted.messages[index].stop.min_new_tokens,
             prompt_ids=accepted.messages[index].prompt_token_ids,
             skip_special_tokens=accepted.skip_special_tokens,
         )

@@ -5,7 +5,6 @@ What can block is done before there is an event loop, where Ctrl-C simply interr
 
 import asyncio
 import socket
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
@@ -30,7 +29,7 @@ from lorax_serve.server.interpreter import prepare_interpreter
 from lorax_serve.server.keys import SERVICE
 from lorax_serve.server.lifetime import Plan, live
 from lorax_serve.server.listening import bound_sockets, url
-from lorax_serve.server.logging import configure_logging
+from lorax_serve.server.logging import configure_logging, say
 from lorax_serve.server.model_source import ModelSource, find_model
 from lorax_serve.server.option_checks import names
 from lorax_serve.server.preload import preload
@@ -196,12 +195,12 @@ class _Serving:
         if self._settings.logs_json:
             log.info("ready", **banner.fields())
         else:
-            sys.stderr.write(banner.text())
+            say(banner.text())
 
 
 def _report_start_error(error: StartError, settings: Settings) -> int:
     if settings.logs_json or settings.server.debug:
         log.critical("start_failed", reason=str(error), exc_info=settings.server.debug)
     else:
-        sys.stderr.write(f"lorax-serve: {error}\n")
+        say(f"lorax-serve: {error}\n")
     return EXIT_START

@@ -5,12 +5,13 @@ Our own lines are structlog events. What libraries say through `logging` comes o
 
 import logging
 import sys
+from contextlib import suppress
 from typing import Final
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
-from lorax_serve.ipc.log_lines import json_rendering, text_rendering
+from lorax_serve.ipc.log_lines import LineWriter, json_rendering, text_rendering
 
 _LIBRARY_LEVEL: Final = logging.WARNING  # of what others log
 
@@ -26,10 +27,16 @@ def configure_logging(level: str, *, json: bool, colors: bool) -> None:
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=LineWriter(sys.stderr),
         cache_logger_on_first_use=False,
     )
     _configure_libraries(shared, rendering)
+
+
+def say(text: str) -> None:
+    """For people, on standard error; lost where that cannot be written."""
+    with suppress(OSError):
+        sys.stderr.write(text)
 
 
 def _configure_libraries(

@@ -72,6 +72,7 @@ class AdapterRequest:
 class EmbeddingRequest(AdapterRequest):
     prompts: tuple[Prompt, ...]  # at least one; each becomes a vector
     add_special_tokens: bool = True
+    wants_labels: bool = False  # what the adapter's classification head says, and no vector
     param: str  # what the API calls them
 
 
@@ -83,7 +84,9 @@ class GenerationRequest(AdapterRequest):
     sampling: SamplingParams
     add_special_tokens: bool = True
     truncate: int | None = None  # keep only this many last prompt tokens
+    truncate_param: str = "truncate"  # what the API calls it
     max_new_tokens: int | None = None  # None: as many as fit; 0: only the prompt is looked at
+    min_new_tokens: int = 0  # before, nothing ends an answer but its grammar
     num_prompt_logprobs: int | None = None  # most likely tokens at every position of the prompt
     stop_strings: tuple[str, ...] = ()
     keep_stop_string: bool = False

@@ -2,9 +2,11 @@
 
 import random
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,9 +23,12 @@ from exchange_cases.model import (
 )
 from exchange_cases.traces import lru_hits, tier_hits, zipf_trace
 
+from lorax_serve.engine.adapters import reader as reader_module
+from lorax_serve.engine.adapters.merge import read_merged
+from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.models.decoder import Decoder
 from lorax_serve.ipc.messages import AdapterAction, AdapterCommand
-from lorax_serve.ipc.types import AdapterRef, RequestId
+from lorax_serve.ipc.types import AdapterRef, MergedAdapters, MergeStrategy, RequestId
 
 NUM_ADAPTERS = 60
 PROMPT = list(range(3, 43))
@@ -170,6 +175,41 @@ def test_slot_fairness(model: Decoder, refs: list[AdapterRef]) -> None:
     fair = max(waits("other"))
     assert fair <= 50  # of some hundreds that the backlog takes
     assert max(waits("cycling")) > 2 * fair
+
+
+def test_a_quiet_tenants_pruned_merge_waits_for_one_or_two_of_a_noisy_ones(
+    model: Decoder, refs: list[AdapterRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They begin one at a time, and in turns, however many of a tenant's wait."""
+    begun: list[str] = []
+    gate = threading.Semaphore(0)
+
+    def gated(merge: MergedAdapters, *args: Any, **options: Any) -> LoraWeights:
+        begun.append(merge.name)
+        assert gate.acquire(timeout=30)
+        return read_merged(merge, *args, **options)
+
+    monkeypatch.setattr(reader_module, "read_merged", gated)
+    merges = [
+        MergedAdapters((refs[i], refs[i + 1]), (1.0, 1.0), MergeStrategy.TIES, 0.5)
+        for i in range(41)
+    ]
+    with engine(model, 60, 60) as one:
+        for index, merge in enumerate(merges[:40]):
+            one.submit(f"noisy {index}", PROMPT, merge, num_tokens=4, tenant="noisy")
+        while not begun:
+            one.step()
+        one.submit("quiet", PROMPT, merges[40], num_tokens=4, tenant="quiet")
+        for _ in range(5):
+            one.step()
+        while merges[40].name not in begun and len(begun) < 10:
+            num_begun = len(begun)
+            gate.release()
+            while len(begun) == num_begun:
+                if not one.step():
+                    one.wait(0.01)
+        gate.release(len(merges))
+        assert merges[40].name in begun[:3]
 
 
 @pytest.mark.parametrize("popularity", ["zipf", "uniform"])

@@ -21,7 +21,6 @@ from exchange_cases.model import adapter_bytes, model_config, random_model, writ
 from lorax_serve.engine.adapters import format as format_module
 from lorax_serve.engine.adapters.exchange import AdapterExchange
 from lorax_serve.engine.adapters.format import read_adapter
-from lorax_serve.engine.adapters.read_memory import ReadMemory
 from lorax_serve.engine.errors import AdapterRejected
 from lorax_serve.engine.models.decoder import Decoder
 from lorax_serve.ipc.folder_state import folder_state
@@ -138,10 +137,10 @@ def test_a_replacement_that_is_rolled_back_is_noticed(
     ref = served.resolve("moving")
     read_config, was_replaced = format_module._read_config, format_module._was_replaced
 
-    def swap_and_read(folder: Path, memory: ReadMemory) -> object:
+    def swap_and_read(folder: Path, *options: object) -> object:
         place.rename(away)
         versions[101].rename(place)
-        return read_config(folder, memory)
+        return read_config(folder, *options)  # type: ignore[arg-type]
 
     def roll_back_and_look(*args: object) -> bool:
         if away.exists():

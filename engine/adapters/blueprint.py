@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lorax_serve.engine.adapters.finite import all_finite
+from lorax_serve.engine.adapters.label_head import HeadNames, LabelHead, check_head_finite
 from lorax_serve.engine.adapters.matrices import MatrixPair, check_finite
 from lorax_serve.engine.adapters.tensor_file import TensorLayout
 from lorax_serve.engine.adapters.weights import LoraMatrices
@@ -26,19 +27,30 @@ class Blueprint:
     layout: TensorLayout
     pairs: tuple[MatrixPair, ...]
     num_body_bytes: int
+    head: HeadNames | None = None
 
-    def matrices(
+    @property
+    def num_named(self) -> int:
+        """Tensors of the file that are the adapter's own."""
+        return 2 * len(self.pairs) + (0 if self.head is None else self.head.num_tensors)
+
+    def weights(
         self, body: memoryview, pause: Callable[[], None] = no_pause
-    ) -> dict[str, LoraMatrices]:
-        """By module, views of `body`. Raises Refusal where they hold anything but numbers."""
+    ) -> tuple[dict[str, LoraMatrices], LabelHead | None]:
+        """By module, views of `body`, and the head. Raises Refusal where they hold anything but
+        numbers.
+        """
         runs = self.layout.runs(body)
         all_numbers = all(map(all_finite, runs))
         pause()
         tensors = self.layout.tensors(runs)
         matrices = {pair.module: pair.matrices(tensors) for pair in self.pairs}
+        head = None if self.head is None else self.head.head(tensors)
         if not all_numbers:
             check_finite(matrices)
-        return matrices
+            if head is not None:
+                check_head_finite(head)
+        return matrices, head
 
 
 class Blueprints:

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from lorax_serve.engine.adapters.files import describe_garbage
+from lorax_serve.engine.adapters.label_head import HEAD_MODULES, KINDS
 from lorax_serve.engine.adapters.patterns import PatternTable
 from lorax_serve.engine.adapters.refusal import corrupt, incompatible, shown
 from lorax_serve.engine.adapters.targeting import Targeting
@@ -26,7 +28,6 @@ _Names = list[str] | str | None
 _BASE_CHANGED = "needs base weights changed by its initialization"
 _REFUSED = {
     "use_dora": "DoRA",
-    "modules_to_save": "fully trained modules",
     "trainable_token_indices": "trained embeddings",
     "lora_bias": "a bias on lora_B",
     "layer_replication": "replicated layers",
@@ -56,7 +57,6 @@ _INFORMATIVE = frozenset(
         "qalora_group_size",
         "revision",
         "runtime_config",
-        "task_type",
     }
 )
 # Initializations that leave the base weights as they are. Any other one may have changed them, and
@@ -82,6 +82,8 @@ class _Fields(Struct, frozen=True):
     init_lora_weights: bool | str = True
     bias: str = "none"  # biases are tensors: a trained one is found, and refused, among them
     fan_in_fan_out: bool = False  # PEFT forces it to false where the base layer is a linear
+    modules_to_save: list[str] = []
+    task_type: str = ""
 
 
 class AdapterConfig:
@@ -93,13 +95,16 @@ class AdapterConfig:
         self.unknown_fields = unknown_fields
         self.base_model = base_model  # that it says it was made for; a hint, shapes decide
         # The same for configs that say the same in what is honoured.
-        self.canonical = msgspec.json.encode(fields, order="sorted")
+        said = fields if fields.modules_to_save else replace(fields, task_type="")
+        self.canonical = msgspec.json.encode(said, order="sorted")
         self.targeting = Targeting(
             target_modules=fields.target_modules,
             exclude_modules=fields.exclude_modules,
             layers_to_transform=fields.layers_to_transform,
             layers_pattern=fields.layers_pattern,
         )
+        # Of a classification head; None: the adapter is to have none.
+        self.head_kind = KINDS.get(fields.task_type) if fields.modules_to_save else None
         self._fields = fields
         self._ranks = PatternTable("rank_pattern", fields.rank_pattern)
         self._alphas = PatternTable("alpha_pattern", fields.alpha_pattern)
@@ -166,6 +171,7 @@ def _refused_features(present: dict[str, Any]) -> list[str]:
     reasons = [
         f"{key} ({what}) is not served" for key, what in _REFUSED.items() if present.get(key)
     ]
+    reasons += _saved_modules(present)
     init = present.get("init_lora_weights", True)
     if str(init).lower() not in _SERVED_INITS:
         reasons.append(
@@ -173,3 +179,16 @@ def _refused_features(present: dict[str, Any]) -> list[str]:
             "with save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         )
     return reasons
+
+
+def _saved_modules(present: dict[str, Any]) -> list[str]:
+    """Why its fully trained modules are not served: only heads are, of a task that is known."""
+    saved = present.get("modules_to_save")
+    if not saved:
+        return []
+    task = present.get("task_type")
+    if not isinstance(saved, list) or not HEAD_MODULES.issuperset(map(str, saved)):
+        return ["modules_to_save (fully trained modules) is not served, but for score, classifier"]
+    if task not in KINDS:
+        return [f"modules_to_save has a head, and task_type is none of {', '.join(KINDS)}"]
+    return []

@@ -13,6 +13,7 @@ from lorax_serve.engine.adapters.slab import PackedAdapter
 from lorax_serve.engine.adapters.slab_memory import SlabMemory
 from lorax_serve.engine.adapters.slab_space import Extent
 from lorax_serve.engine.adapters.slab_tier import OnEvicted, SlabTier, aligned
+from lorax_serve.ipc.types import HeadKind
 
 # What a copy costs a request: a step passes before the adapter can be used, then the bytes.
 _COPY_SECONDS = 0.01
@@ -24,6 +25,7 @@ class AdapterSlot(Resident):
     """One adapter's place on the device. Pinned while any running sequence uses it."""
 
     index: int  # what segments name; reused once the slot is evicted
+    head: HeadKind | None  # of its classification head
 
 
 _Room = tuple[Extent, list[AdapterSlot]]  # and who was evicted for it
@@ -112,6 +114,7 @@ class AdapterPool:
             extent=extent,
             reload_seconds=_COPY_SECONDS + packed.num_bytes / _COPY_BYTES_PER_SECOND,
             index=index,
+            head=None if packed.layout.head is None else packed.layout.head.kind,
         )
         self._tier.add(slot)
         self.num_changes += 1

@@ -22,7 +22,8 @@ from lorax_serve.engine.adapters.eviction import UseHistory
 from lorax_serve.engine.adapters.host_store import HostSlab, HostStore
 from lorax_serve.engine.adapters.kept_adapters import KeptAdapters
 from lorax_serve.engine.adapters.known_digests import KnownDigests
-from lorax_serve.engine.adapters.loader import AdapterLoader, FailedLoad
+from lorax_serve.engine.adapters.loader import AdapterLoader
+from lorax_serve.engine.adapters.loads import FailedLoad
 from lorax_serve.engine.adapters.matrices import BaseWeight
 from lorax_serve.engine.adapters.patience import Patience
 from lorax_serve.engine.adapters.reader import AdapterReader
@@ -136,8 +137,7 @@ class AdapterExchange:
         if not self._loader.prefer(refs):
             self._pins.unstage_others(refs)
         self.store.keep({slab.digest for ref in refs if (slab := self._on_host(ref)) is not None})
-        kept = set(self._expected)
-        num_ahead = self.num_arriving
+        kept, num_ahead = set(self._expected), self.num_arriving
         for ref in refs:
             slot = self._resident(ref)
             if slot is None and self._on_host(ref) is None:

@@ -11,10 +11,14 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorax_serve.engine.adapters.file_watch import FileWatch
 from lorax_serve.engine.adapters.read_memory import ReadMemory
 from lorax_serve.engine.adapters.refusal import Refusal, changed, corrupt
 from lorax_serve.ipc.folder_state import FileState
 from lorax_serve.ipc.types import ErrorCode
+
+# Read at once: a thread waits for the interpreter after each piece, and is heard of no more often.
+_PIECE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +28,10 @@ class FileContent:
     state: FileState  # when it was opened
 
 
-def read_file(path: Path, *, max_bytes: int, memory: ReadMemory) -> FileContent:
-    """The whole of a regular file. Raises FileNotFoundError, and Refusal for any other trouble."""
+def read_file(path: Path, *, max_bytes: int, memory: ReadMemory, watch: FileWatch) -> FileContent:
+    """The whole of a regular file; `watch` hears of each piece. Raises FileNotFoundError, and
+    Refusal for any other trouble.
+    """
     try:
         # Without O_NONBLOCK, opening a FIFO would wait for its writer for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -45,7 +51,7 @@ def read_file(path: Path, *, max_bytes: int, memory: ReadMemory) -> FileContent:
             )
         data = memory.take(status.st_size)
         with open(descriptor, "rb", buffering=0, closefd=False) as file:
-            is_whole = _fill(data, file) and not file.read(1)
+            is_whole = _fill(data, file, watch) and not file.read(1)
     except OSError:
         raise corrupt(f"{path.name} cannot be read") from None
     finally:
@@ -55,14 +61,15 @@ def read_file(path: Path, *, max_bytes: int, memory: ReadMemory) -> FileContent:
     return FileContent(path, data, FileState.of(status))
 
 
-def _fill(data: memoryview, file: io.RawIOBase) -> bool:
+def _fill(data: memoryview, file: io.RawIOBase, watch: FileWatch) -> bool:
     """Whether the file had enough bytes."""
     filled = 0
     while filled < len(data):
-        count = file.readinto(data[filled:])
+        count = file.readinto(data[filled : filled + _PIECE_BYTES])
         if not count:
             return False
         filled += count
+        watch.heard()
     return True
 
 

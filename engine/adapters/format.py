@@ -12,7 +12,9 @@ from pathlib import Path
 
 from lorax_serve.engine.adapters.blueprint import Blueprint, Blueprints
 from lorax_serve.engine.adapters.config import CONFIG_NAME, AdapterConfig, parse_config
+from lorax_serve.engine.adapters.file_watch import FileWatch
 from lorax_serve.engine.adapters.files import FileContent, check_unchanged, read_file
+from lorax_serve.engine.adapters.label_head import MAX_LABELS, find_head, is_head_tensor
 from lorax_serve.engine.adapters.matrices import BaseWeight, pair_matrices
 from lorax_serve.engine.adapters.read_memory import ReadMemory
 from lorax_serve.engine.adapters.refusal import Misfit, Refusal, changed, incompatible, shown
@@ -42,15 +44,17 @@ def read_adapter(
     blueprints: Blueprints | None = None,
     memory: ReadMemory | None = None,
     pause: Callable[[], None] = no_pause,
+    watch: FileWatch | None = None,
 ) -> LoraWeights:
     """Read and validate the adapter in folder `ref.path` for a model with these sites.
 
     `base_model` is what the served model is called, for messages. `base_weight(module)` gives its
     own weight of a module, or None; with it, full tensors that merely repeat the base are accounted
     for, otherwise they are refused. `blueprints` is given with the same other arguments each time;
-    `pause` is called before work in Python. Blocks on the disk; safe on any thread. Raises
-    AdapterRejected.
+    `pause` is called before work in Python. Blocks on the disk, as `watch` is told; safe on any
+    thread. Raises AdapterRejected.
     """
+    watch = FileWatch() if watch is None else watch
     try:
         return _read(
             ref,
@@ -61,10 +65,13 @@ def read_adapter(
             blueprints=Blueprints() if blueprints is None else blueprints,
             memory=ReadMemory(0) if memory is None else memory,
             pause=pause,
+            watch=watch,
         )
     except Refusal as refusal:
+        with watch.over(ref.path):
+            was_replaced = _was_replaced(ref)
         # Files that were replaced meanwhile say nothing about those that were meant.
-        told = changed(_REPLACED) if _was_replaced(ref) else refusal
+        told = changed(_REPLACED) if was_replaced else refusal
         raise told.named(ref.name) from None
 
 
@@ -89,16 +96,10 @@ def _read(
     blueprints: Blueprints,
     memory: ReadMemory,
     pause: Callable[[], None],
+    watch: FileWatch,
 ) -> LoraWeights:
-    folder = Path(ref.path)
-    config_file = _read_config(folder, memory)
-    config = parse_config(bytes(config_file.data))
-    weights_file = _read_weights(folder, _max_weights_bytes(sites, max_rank), memory)
-    # A folder being replaced must not give the old config with the new weights.
-    check_unchanged(config_file)
-    check_unchanged(weights_file)
-    if _was_replaced(ref, config_file, weights_file):
-        raise changed(_REPLACED)
+    with watch.over(ref.path):
+        config, weights_file = _read_files(ref, _max_weights_bytes(sites, max_rank), memory, watch)
     digest = _digest(LOADER_VERSION, config.canonical, weights_file.data)
     header, body = split_file(weights_file.data)
     kind = _digest(config.canonical, header)
@@ -110,14 +111,32 @@ def _read(
             )
         except Misfit as misfit:
             raise Misfit(*_other_base(config.base_model, base_model), *misfit.reasons) from None
-        if 2 * len(blueprint.pairs) == len(blueprint.layout.names):  # no copies of base weights
+        if blueprint.num_named == len(blueprint.layout.names):  # no copies of base weights
             blueprints.keep(kind, blueprint)
+    matrices, head = blueprint.weights(body, pause)
     return LoraWeights(
         name=ref.name,
         digest=digest,
-        matrices=blueprint.matrices(body, pause),
+        matrices=matrices,
         unknown_config_fields=config.unknown_fields,
+        head=head,
     )
+
+
+def _read_files(
+    ref: AdapterRef, max_bytes: int, memory: ReadMemory, watch: FileWatch
+) -> tuple[AdapterConfig, FileContent]:
+    """Config and weights of at most so many bytes, as they lay there at one moment."""
+    folder = Path(ref.path)
+    config_file = _read_config(folder, memory, watch)
+    config = parse_config(bytes(config_file.data))
+    weights_file = _read_weights(folder, max_bytes, memory, watch)
+    # A folder being replaced must not give the old config with the new weights.
+    check_unchanged(config_file)
+    check_unchanged(weights_file)
+    if _was_replaced(ref, config_file, weights_file):
+        raise changed(_REPLACED)
+    return config, weights_file
 
 
 def _judge(
@@ -132,8 +151,11 @@ def _judge(
     """Raises Refusal unless tensors so named and shaped can be served as such a config says."""
     layout = read_layout(header, len(body))
     tensors = layout.tensors(layout.runs(body))
-    pairs = pair_matrices(tensors, config, sites, max_rank=max_rank, base_weight=base_weight)
-    return Blueprint(layout, pairs, len(body))
+    matrices = {name: tensor for name, tensor in tensors.items() if not is_head_tensor(name)}
+    pairs = pair_matrices(matrices, config, sites, max_rank=max_rank, base_weight=base_weight)
+    # The last site is the model's own head: it reads what a classification head reads.
+    head = find_head(tensors, config.head_kind, sites[-1].in_features)
+    return Blueprint(layout, pairs, len(body), head)
 
 
 def _other_base(made_for: str | None, served: str) -> Iterator[str]:
@@ -148,17 +170,21 @@ def _last_part(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2].partition("@")[0].casefold()
 
 
-def _read_config(folder: Path, memory: ReadMemory) -> FileContent:
+def _read_config(folder: Path, memory: ReadMemory, watch: FileWatch) -> FileContent:
+    path = folder / CONFIG_NAME
     try:
-        return read_file(folder / CONFIG_NAME, max_bytes=_MAX_CONFIG_BYTES, memory=memory)
+        return read_file(path, max_bytes=_MAX_CONFIG_BYTES, memory=memory, watch=watch)
     except FileNotFoundError:
         missing = CONFIG_NAME if folder.is_dir() else "its folder"
         raise Refusal(ErrorCode.MODEL_NOT_FOUND, f"{missing} is missing") from None
 
 
-def _read_weights(folder: Path, max_bytes: int, memory: ReadMemory) -> FileContent:
+def _read_weights(
+    folder: Path, max_bytes: int, memory: ReadMemory, watch: FileWatch
+) -> FileContent:
+    path = folder / WEIGHTS_NAME
     try:
-        return read_file(folder / WEIGHTS_NAME, max_bytes=max_bytes, memory=memory)
+        return read_file(path, max_bytes=max_bytes, memory=memory, watch=watch)
     except FileNotFoundError:
         raise _without_weights(folder) from None
 
@@ -180,6 +206,7 @@ def _max_weights_bytes(sites: Sequence[LoraSite], max_rank: int) -> int:
     shapes = [(site.in_features, t.out_features) for site in sites for t in site.targets]
     num_values = sum(max_rank * (width + height) for width, height in shapes)
     num_values += 2 * max(width * height for width, height in shapes)
+    num_values += MAX_LABELS * (sites[-1].in_features + 1)
     return _BYTES_PER_VALUE * num_values + _HEADER_BYTES_PER_TARGET * len(shapes)
 
 

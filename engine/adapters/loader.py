@@ -6,23 +6,36 @@
 A load visits a thread twice, because only the loop may decide who leaves the host for it: first the
 files are read and validated, which tells the size; then the adapter is packed straight into the
 room that the loop has reserved. Everything else happens on the loop's one thread.
+
+A read that hears nothing of its files for too long fails, and leaves its thread behind; while that
+one still hangs, whatever else needs the same folder fails at once.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from queue import Empty, SimpleQueue
 
 import structlog
 import torch
 
+from lorax_serve.engine.adapters.file_watch import FileWatch
 from lorax_serve.engine.adapters.host_store import HostSlab, HostStore
-from lorax_serve.engine.adapters.slab import SlabLayout, fill_slab, plan_slab
+from lorax_serve.engine.adapters.loader_threads import Job, LeftBehind, LoaderThreads
+from lorax_serve.engine.adapters.loads import (
+    FailedLoad,
+    Load,
+    Outcome,
+    ReadAdapter,
+    Reading,
+    parts,
+    prunes,
+    unreadable,
+)
+from lorax_serve.engine.adapters.slab import fill_slab, plan_slab
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import RequestError
-from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
+from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode
 from lorax_serve.kernels.lora import LoraSite
 
 log = structlog.get_logger(__name__)
@@ -31,35 +44,7 @@ log = structlog.get_logger(__name__)
 # soon, for the thread, which would else have nothing to do until the loop's next poll.
 _STAGED_PER_THREAD = 2
 _MAX_LAYOUTS = 64  # remembered, of adapters of different ranks
-
-
-@dataclass(frozen=True, slots=True)
-class ReadAdapter:
-    """Validated, laid out, and not packed yet."""
-
-    weights: LoraWeights
-    layout: SlabLayout
-    seconds: float  # it took to read
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """A load that has ended well. The slab is pinned, once; None: it is on the device already.
-
-    `is_new`: the slab was packed for it; otherwise equal bytes were on the host.
-    """
-
-    ref: AnyAdapterRef
-    digest: str
-    slab: HostSlab | None
-    seconds: float  # on threads
-    is_new: bool
-
-
-@dataclass(frozen=True, slots=True)
-class FailedLoad:
-    ref: AnyAdapterRef
-    error: RequestError
+_SILENT_SECONDS = 30.0  # of a file system, until whoever waits for it is told
 
 
 class AdapterLoader:
@@ -69,13 +54,14 @@ class AdapterLoader:
         self,
         store: HostStore,
         sites: Sequence[LoraSite],
-        read: Callable[[AnyAdapterRef], LoraWeights],
+        read: Callable[[AnyAdapterRef, FileWatch], LoraWeights],
         *,
         is_on_device: Callable[[str], bool],
         transposed_a: bool,
         max_loading: int,
         on_loaded: Callable[[], None],
         pause: Callable[[], None],
+        silent_seconds: float = _SILENT_SECONDS,
     ) -> None:
         """`read` is called on threads; it may raise RequestError. `is_on_device` takes a digest.
         Threads call `pause` before they work in Python.
@@ -85,21 +71,26 @@ class AdapterLoader:
         self._read = read
         self._is_on_device = is_on_device
         self._plan = lru_cache(_MAX_LAYOUTS)(
-            lambda ranks: plan_slab(self._sites, dict(ranks), transposed_a=transposed_a)
+            lambda ranks, head: plan_slab(
+                self._sites, dict(ranks), transposed_a=transposed_a, head=head
+            )
         )
         self._max_loading = max_loading
         self._on_loaded = on_loaded
         self._pause = pause
+        self._silent_seconds = silent_seconds
         # Loading must not take the forward pass's cores. A thread new to torch would inherit the
         # count that a loader sets for itself; asking for it settles this thread's own first.
         torch.get_num_threads()
-        self._threads = _loader_threads(max_loading, "adapter-loader")
+        self._threads = LoaderThreads(max_loading, "adapter-loader")
         # Pruned merges take minutes where files take milliseconds: nobody else waits for one.
-        self._pruning_thread = _loader_threads(1, "adapter-pruner")
-        self._finished: SimpleQueue[tuple[AnyAdapterRef, _Outcome]] = SimpleQueue()
-        # A ref is in at most one of these four; on a thread, with whether anybody still wants it.
+        self._pruning_thread = LoaderThreads(1, "adapter-pruner")
+        self._left_behind = LeftBehind()
+        self._finished: SimpleQueue[tuple[Job, AnyAdapterRef, Outcome]] = SimpleQueue()
+        # A ref is in at most one of these five; on a thread, with whether anybody still wants it.
+        self._hindered: dict[AnyAdapterRef, None] = {}  # by those left behind
         self._queued: dict[AnyAdapterRef, None] = {}  # in order of arrival
-        self._reading: dict[AnyAdapterRef, bool] = {}
+        self._reading: dict[AnyAdapterRef, Reading] = {}
         self._waiting: dict[AnyAdapterRef, ReadAdapter] = {}  # for room on the host
         self._packing: dict[AnyAdapterRef, tuple[HostSlab, bool]] = {}
         self._preferred: Sequence[AnyAdapterRef] = ()
@@ -115,19 +106,23 @@ class AdapterLoader:
     def request(self, ref: AnyAdapterRef) -> None:
         """Load the adapter, unless that is under way."""
         if ref in self._reading:
-            self._reading[ref] = True
+            self._reading[ref].is_wanted = True
         elif ref in self._packing:
             self._packing[ref] = (self._packing[ref][0], True)
+        elif any(part.path in self._left_behind for part in parts(ref)):
+            self._hindered[ref] = None
+            self._on_loaded()
         elif ref not in self._waiting and ref not in self._queued:
             self._queued[ref] = None
             self._start()
 
     def cancel(self, ref: AnyAdapterRef) -> None:
         """Nobody waits for the adapter any more. One that is being packed stays as a cached one."""
+        self._hindered.pop(ref, None)
         self._queued.pop(ref, None)
         self._waiting.pop(ref, None)
         if ref in self._reading:
-            self._reading[ref] = False
+            self._reading[ref].is_wanted = False
         if ref in self._packing:
             self._packing[ref] = (self._packing[ref][0], False)
 
@@ -145,17 +140,20 @@ class AdapterLoader:
         ended: list[Load | FailedLoad] = []
         while True:
             try:
-                ref, outcome = self._finished.get_nowait()
+                job, ref, outcome = self._finished.get_nowait()
             except Empty:
                 break
+            if self._left_behind.ended(job):
+                continue
             if ref in self._packing:
                 ended += self._take_packed(ref, outcome)
-            elif not self._reading.pop(ref):
+            elif not self._reading.pop(ref).is_wanted:
                 continue
             elif isinstance(outcome, RequestError):
                 ended.append(FailedLoad(ref, outcome))
             elif isinstance(outcome, ReadAdapter):
                 self._waiting[ref] = outcome
+        ended += self._give_up_silent()
         ended += self._pack_waiting()
         self._start()
         return ended
@@ -164,9 +162,25 @@ class AdapterLoader:
         """Wait for the threads to end. The loader is of no use afterwards."""
         self._queued.clear()
         for threads in (self._threads, self._pruning_thread):
-            threads.shutdown(wait=True, cancel_futures=True)
+            threads.close()
 
-    def _take_packed(self, ref: AnyAdapterRef, outcome: "_Outcome") -> list[Load | FailedLoad]:
+    def _give_up_silent(self) -> list[FailedLoad]:
+        """Fail whatever needs files of which nothing is heard."""
+        silent = list(self._hindered)
+        self._hindered.clear()
+        for ref, read in tuple(self._reading.items()):
+            folder = read.job.watch.silent_folder(self._silent_seconds)
+            if folder is None:
+                continue
+            if read.is_wanted:
+                log.warning("adapter_files_silent", revision=ref.revision[:12])
+                silent.append(ref)
+            read.is_wanted = False
+            if self._left_behind.take(read.job, folder):
+                del self._reading[ref]
+        return [FailedLoad(ref, unreadable(ref)) for ref in silent]
+
+    def _take_packed(self, ref: AnyAdapterRef, outcome: Outcome) -> list[Load | FailedLoad]:
         slab, is_wanted = self._packing.pop(ref)
         if not isinstance(outcome, float):
             assert isinstance(outcome, RequestError), "packing reads nothing"
@@ -197,7 +211,7 @@ class AdapterLoader:
                 break  # smaller ones that pass would take its room again and again
             del self._waiting[ref]
             self._packing[ref] = (slab, True)
-            self._threads.submit(self._pack, ref, adapter, slab)
+            self._threads.submit(partial(self._pack, ref, adapter, slab))
         return ended
 
     def _start(self) -> None:
@@ -206,13 +220,12 @@ class AdapterLoader:
         """
         while (ref := self._next()) is not None:
             del self._queued[ref]
-            self._reading[ref] = True
-            threads = self._pruning_thread if _prunes(ref) else self._threads
-            threads.submit(self._read_and_lay_out, ref)
+            threads = self._pruning_thread if prunes(ref) else self._threads
+            self._reading[ref] = Reading(threads.submit(partial(self._read_and_lay_out, ref)))
 
     def _next(self) -> AnyAdapterRef | None:
         """The adapter that may start now and is wanted first."""
-        num_pruning = sum(map(_prunes, self._reading))
+        num_pruning = sum(map(prunes, self._reading))
         num_others = self._num_in_hand - num_pruning
         if num_others >= _STAGED_PER_THREAD * self._max_loading:
             return None
@@ -220,7 +233,7 @@ class AdapterLoader:
 
         def may_start(ref: AnyAdapterRef, *, is_next: bool = False) -> bool:
             has_thread = is_next or num_at_work < self._max_loading
-            return ref in self._queued and (num_pruning == 0 if _prunes(ref) else has_thread)
+            return ref in self._queued and (num_pruning == 0 if prunes(ref) else has_thread)
 
         preferred = next((r for r in self._preferred if may_start(r, is_next=True)), None)
         # What is far back in the queue must not fill the host before those ahead of it have left.
@@ -230,17 +243,17 @@ class AdapterLoader:
 
     # -- on a loader thread
 
-    def _read_and_lay_out(self, ref: AnyAdapterRef) -> None:
+    def _read_and_lay_out(self, ref: AnyAdapterRef, job: Job) -> None:
         def work() -> ReadAdapter:
             started = time.monotonic()
-            weights = self._read(ref)
+            weights = self._read(ref, job.watch)
             ranks = tuple((module, each.rank) for module, each in weights.matrices.items())
-            layout = self._plan(ranks)
+            layout = self._plan(ranks, weights.head_shape)
             return ReadAdapter(weights, layout, time.monotonic() - started)
 
-        self._finish(ref, work)
+        self._finish(job, ref, work)
 
-    def _pack(self, ref: AnyAdapterRef, adapter: ReadAdapter, slab: HostSlab) -> None:
+    def _pack(self, ref: AnyAdapterRef, adapter: ReadAdapter, slab: HostSlab, job: Job) -> None:
         def work() -> float:
             started = time.monotonic()
             fill_slab(slab.packed.slab, adapter.weights, adapter.layout, self._pause)
@@ -249,34 +262,22 @@ class AdapterLoader:
             log.info("adapter_loaded", digest=slab.digest[:12], num_bytes=slab.packed.num_bytes)
             return adapter.seconds + time.monotonic() - started
 
-        self._finish(ref, work)
+        self._finish(job, ref, work)
 
-    def _finish(self, ref: AnyAdapterRef, work: Callable[[], ReadAdapter | float]) -> None:
+    def _finish(
+        self, job: Job, ref: AnyAdapterRef, work: Callable[[], ReadAdapter | float]
+    ) -> None:
         try:
-            outcome: _Outcome = work()
+            outcome: Outcome = work()
         except RequestError as error:
             outcome = _without_frames(error)
         except Exception:
-            log.exception("adapter_load_failed", adapter=ref.name)
+            log.exception("adapter_load_failed", revision=ref.revision[:12])
             outcome = RequestError(
                 ErrorCode.GENERATION_ERROR, f"Adapter {ref.name!r} could not be loaded."
             )
-        self._finished.put((ref, outcome))
+        self._finished.put((job, ref, outcome))
         self._on_loaded()
-
-
-def _prunes(ref: AnyAdapterRef) -> bool:
-    return isinstance(ref, MergedAdapters) and ref.strategy.prunes
-
-
-def _loader_threads(number: int, name: str) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(
-        number, thread_name_prefix=name, initializer=torch.set_num_threads, initargs=(1,)
-    )
-
-
-# What a thread brings back; from packing the seconds that the whole load took.
-_Outcome = ReadAdapter | float | RequestError
 
 
 def _without_frames(error: RequestError) -> RequestError:

@@ -30,6 +30,7 @@ from lorax_serve.engine.adapters.elementwise_merge import (
     pruning_seed,
     weighted_sum,
 )
+from lorax_serve.engine.adapters.file_watch import FileWatch
 from lorax_serve.engine.adapters.finite import all_finite
 from lorax_serve.engine.adapters.format import read_adapter
 from lorax_serve.engine.adapters.low_rank import (
@@ -40,7 +41,7 @@ from lorax_serve.engine.adapters.low_rank import (
     narrow,
 )
 from lorax_serve.engine.adapters.matrices import BaseWeight
-from lorax_serve.engine.adapters.refusal import Refusal, not_finite
+from lorax_serve.engine.adapters.refusal import Refusal, incompatible, not_finite, shown
 from lorax_serve.engine.adapters.weights import LoraMatrices, LoraWeights
 from lorax_serve.ipc.types import ErrorCode, MergedAdapters, MergeStrategy
 from lorax_serve.kernels.lora import LoraSite
@@ -84,6 +85,7 @@ def read_merged(
     max_elements: int,
     base_model: str = "",
     base_weight: BaseWeight | None = None,
+    watch: FileWatch | None = None,
 ) -> LoraWeights:
     """Read every part as `read_adapter` does, and merge them. Safe on any thread.
 
@@ -91,7 +93,14 @@ def read_merged(
     Raises AdapterRejected: for a part, under its own name, or for the merge.
     """
     parts = [
-        read_adapter(part, sites, max_rank=max_rank, base_model=base_model, base_weight=base_weight)
+        read_adapter(
+            part,
+            sites,
+            max_rank=max_rank,
+            base_model=base_model,
+            base_weight=base_weight,
+            watch=watch,
+        )
         for part in merge.parts
     ]
     return merge_weights(merge, parts, max_rank=max_rank, max_elements=max_elements)
@@ -103,6 +112,11 @@ def merge_weights(
     """`parts` as one adapter of at most `max_rank`; where they are pruned, of so many elements, or
     of the lowest rank that pruned merges get. Raises AdapterRejected.
     """
+    heads = [part.name for part in parts if part.head is not None]
+    if heads:
+        raise incompatible(*(f"{shown(name)} has a classification head" for name in heads)).named(
+            merge.name
+        )
     ranks = _Ranks(max_rank, min(max_rank, max(PRUNED_RANK, _affordable(parts, max_elements))))
     try:
         merged = _merge_all(merge, parts, ranks)

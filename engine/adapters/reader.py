@@ -10,6 +10,7 @@ import structlog
 import torch
 
 from lorax_serve.engine.adapters.blueprint import Blueprints
+from lorax_serve.engine.adapters.file_watch import FileWatch
 from lorax_serve.engine.adapters.format import read_adapter
 from lorax_serve.engine.adapters.matrices import BaseWeight
 from lorax_serve.engine.adapters.merge import read_merged
@@ -40,7 +41,7 @@ class AdapterReader:
     pause: Callable[[], None] = no_pause  # before a piece of work in Python
     memory: ReadMemory = field(default_factory=lambda: ReadMemory(_MAX_IDLE_MEMORY))
 
-    def read(self, ref: AnyAdapterRef) -> LoraWeights:
+    def read(self, ref: AnyAdapterRef, watch: FileWatch) -> LoraWeights:
         """Raises AdapterRejected."""
         if isinstance(ref, MergedAdapters):
             weights = read_merged(
@@ -48,6 +49,7 @@ class AdapterReader:
                 self.sites,
                 max_rank=self.max_rank,
                 max_elements=self._max_merged_elements,
+                watch=watch,
                 base_model=self.base_model,
                 base_weight=self.base_weight,
             )
@@ -60,6 +62,7 @@ class AdapterReader:
                 base_weight=self.base_weight,
                 blueprints=self.blueprints,
                 memory=self.memory,
+                watch=watch,
                 pause=self.pause,
             )
         self._check_size(weights)

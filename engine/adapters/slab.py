@@ -4,7 +4,7 @@ Per site, in order: A_cat [R, in], the A matrices of its targeted targets stacke
 product serves them all; then each target's B^T [r, out], with the scale folded in. Rows are as long
 as the model is wide, so they stay aligned at any rank.
 
-    site 0: A_q A_k A_v | B_q^T | B_k^T | B_v^T    site 1: A_o | B_o^T    …
+    site 0: A_q A_k A_v | B_q^T | B_k^T | B_v^T    site 1: A_o | B_o^T    …    classification head
 
 Legend: sites are numbered over the whole model, and so are targets, sites in order, each site's
 targets in order. r is a target's rank, R the sum of a site's.
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 
 from lorax_serve.engine.adapters.finite import all_finite
+from lorax_serve.engine.adapters.label_head import HeadShape, LabelHead, head_of
 from lorax_serve.engine.adapters.tensor_shapes import TensorShapes
 from lorax_serve.engine.adapters.weights import LoraMatrices, LoraWeights
 from lorax_serve.engine.errors import AdapterRejected
@@ -53,6 +54,17 @@ class SlabLayout:
     # The same, but for A_cat in rows: each target's A [r, in] is a piece of its own.
     pieces: TensorShapes = field(compare=False, repr=False)
     places: tuple[MatrixPlace, ...] = field(compare=False, repr=False)  # by targeted target
+    head: HeadShape | None = None  # it has the last elements
+
+    @property
+    def num_head_elements(self) -> int:
+        return 0 if self.head is None else self.head.num_elements
+
+    def label_head(self, slab: torch.Tensor) -> LabelHead | None:
+        """Views of a slab so laid out, [num_elements]."""
+        if self.head is None:
+            return None
+        return head_of(slab, self.num_elements - self.head.num_elements, self.head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +81,11 @@ class PackedAdapter:
 
 
 def plan_slab(
-    sites: Sequence[LoraSite], ranks: Mapping[str, int], *, transposed_a: bool
+    sites: Sequence[LoraSite],
+    ranks: Mapping[str, int],
+    *,
+    transposed_a: bool,
+    head: HeadShape | None = None,
 ) -> SlabLayout:
     """Lay out matrices of the given ranks by module; modules that are not named are untargeted."""
     a_offsets, b_offsets, all_ranks = [], [], []
@@ -96,11 +112,12 @@ def plan_slab(
         a_offsets=tuple(a_offsets),
         b_offsets=tuple(b_offsets),
         ranks=tuple(all_ranks),
-        num_elements=end,
+        num_elements=end + (0 if head is None else head.num_elements),
         transposed_a=transposed_a,
         shapes=TensorShapes(shapes),
         pieces=TensorShapes(pieces),
         places=tuple(places),
+        head=head,
     )
 
 
@@ -132,7 +149,7 @@ def _places(
 def layout_of(weights: LoraWeights, sites: Sequence[LoraSite], *, transposed_a: bool) -> SlabLayout:
     """How an adapter will lie in its slab."""
     ranks = {module: each.rank for module, each in weights.matrices.items()}
-    return plan_slab(sites, ranks, transposed_a=transposed_a)
+    return plan_slab(sites, ranks, transposed_a=transposed_a, head=weights.head_shape)
 
 
 def fill_slab(
@@ -146,6 +163,7 @@ def fill_slab(
     `pause` is called before each piece of work in Python. Raises AdapterRejected when a value
     overflows the slab's type.
     """
+    _fill_head(slab, weights, layout)
     if not layout.places:
         return  # operators on lists refuse empty ones
     pause()
@@ -157,6 +175,15 @@ def fill_slab(
     _fill_b([b_t for _, _, b_t in matrices], sources)
     if not all_finite(slab):
         raise AdapterRejected(weights.name, ErrorCode.ADAPTER_NOT_FINITE, _overflows(slab, layout))
+
+
+def _fill_head(slab: torch.Tensor, weights: LoraWeights, layout: SlabLayout) -> None:
+    place = layout.label_head(slab)
+    if place is None or weights.head is None:
+        return
+    place.weight.copy_(weights.head.weight)
+    if place.bias is not None and weights.head.bias is not None:
+        place.bias.copy_(weights.head.bias)
 
 
 def _fill_b(places: list[torch.Tensor], sources: Sequence[LoraMatrices]) -> None:
@@ -188,7 +215,7 @@ def slab_matrices(
     slab: torch.Tensor, layout: SlabLayout
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """Each targeted module with views of its A [r, in] and its scaled B^T [r, out]."""
-    pieces = layout.pieces.unflatten(slab)
+    pieces = layout.pieces.unflatten(_matrices_of(slab, layout))
     for place in layout.places:
         a = pieces[place.a_piece]
         if place.a_columns is not None:
@@ -200,7 +227,7 @@ def slab_sites(
     slab: torch.Tensor, sites: Sequence[LoraSite], layout: SlabLayout
 ) -> tuple[SiteWeights | None, ...]:
     """Per site, the views its kernel needs; None where no target of the site is targeted."""
-    matrices = iter(layout.shapes.unflatten(slab))
+    matrices = iter(layout.shapes.unflatten(_matrices_of(slab, layout)))
     weights: list[SiteWeights | None] = []
     first = 0
     for site, a_offset in zip(sites, layout.a_offsets, strict=True):
@@ -230,8 +257,16 @@ def _targets(
             rank_start += rank
 
 
+def _matrices_of(slab: torch.Tensor, layout: SlabLayout) -> torch.Tensor:
+    """All but the head."""
+    return slab[: layout.num_elements - layout.num_head_elements]
+
+
 def _overflows(slab: torch.Tensor, layout: SlabLayout) -> list[str]:
     dtype = str(slab.dtype).removeprefix("torch.")
+    head = layout.label_head(slab)
+    if head is not None and not all_finite(slab[-layout.num_head_elements :]):
+        return [f"its classification head overflows {dtype}"]
     return [
         f"{module} overflows {dtype} once scaled"
         for module, a, b_t in slab_matrices(slab, layout)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from lorax_serve.engine.adapters.label_head import LabelHead
 from lorax_serve.engine.adapters.slab import PackedAdapter, slab_sites
 from lorax_serve.kernels.lora import BASE_SLOT, LoraDelta, LoraSite, Segments
 from lorax_serve.kernels.sgmv import SegmentsDelta, SiteWeights
@@ -36,6 +37,9 @@ class SlabMemory(Protocol):
         Does not block, but every sequence of those steps waits with it.
         """
 
+    def label_head(self, index: int) -> LabelHead | None:
+        """The slot's classification head: views that hold while the slot is pinned."""
+
 
 class TorchSlabs:
     """A buffer that is written at once and read by the torch twin."""
@@ -58,6 +62,7 @@ class TorchSlabs:
         self._sites = tuple(sites)
         self._buffer = torch.empty(capacity_bytes // dtype.itemsize, dtype=dtype, device=device)
         self._weights: dict[int, tuple[SiteWeights | None, ...]] = {}  # by slot
+        self._heads: dict[int, LabelHead | None] = {}  # by slot
         self._untouched: tuple[SiteWeights | None, ...] = (None,) * len(self._sites)
 
     def write(self, index: int, start: int, packed: PackedAdapter) -> None:
@@ -65,12 +70,16 @@ class TorchSlabs:
         slab = self._buffer[first : first + packed.layout.num_elements]
         slab.copy_(packed.slab)
         self._weights[index] = slab_sites(slab, self._sites, packed.layout)
+        self._heads[index] = packed.layout.label_head(slab)
 
     def is_written(self, index: int) -> bool:
         return index in self._weights
 
     def order_steps_after(self, index: int) -> None:
         assert self.is_written(index), "copies are done at once"
+
+    def label_head(self, index: int) -> LabelHead | None:
+        return self._heads[index]
 
     def weights_of(self, index: int) -> tuple[SiteWeights | None, ...]:
         """A slot's matrices by site: views into the buffer."""

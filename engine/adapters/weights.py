@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from lorax_serve.engine.adapters.label_head import HeadShape, LabelHead
+
 
 @dataclass(frozen=True, slots=True)
 class LoraMatrices:
@@ -27,8 +29,14 @@ class LoraWeights:
     digest: str  # sha256 hex of config, weights and loader version: the adapter's identity
     matrices: Mapping[str, LoraMatrices]
     unknown_config_fields: tuple[str, ...]  # set, not understood, and without effect on tensors
+    head: LabelHead | None = None
+
+    @property
+    def head_shape(self) -> HeadShape | None:
+        return None if self.head is None else self.head.shape
 
     @property
     def num_elements(self) -> int:
         """Numbers of all matrices together: what the adapter takes when packed."""
-        return sum(each.a.numel() + each.b.numel() for each in self.matrices.values())
+        of_head = 0 if self.head is None else self.head.shape.num_elements
+        return of_head + sum(each.a.numel() + each.b.numel() for each in self.matrices.values())

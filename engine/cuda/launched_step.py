@@ -5,11 +5,10 @@ from typing import Protocol
 
 import torch
 
+from lorax_serve.engine.prompt_rows import PromptRows
 from lorax_serve.engine.prompt_scores import PromptScores
-from lorax_serve.engine.prompt_sums import read_sums
 from lorax_serve.engine.sampling.prompt_logprobs import read_scores
 from lorax_serve.engine.sampling.sampler import SampledTensors, launch, read
-from lorax_serve.engine.sampling.upload import to_pinned
 from lorax_serve.engine.sampling_rows import mask_rows, sampling_rows
 from lorax_serve.engine.step import Step, StepOutput
 
@@ -20,24 +19,24 @@ class StepResults:
 
     sampled: SampledTensors
     scores: PromptScores
-    sums: torch.Tensor | None  # [P, E] float64
+    rows: PromptRows
 
     def to_host(self) -> "StepResults":
         """Start copying to pinned memory on the current stream. To be read when that is done."""
         return StepResults(
             self.sampled.to_host(),
             tuple(tuple(rows.to_host() for rows in each) for each in self.scores),
-            None if self.sums is None else to_pinned(self.sums),
+            self.rows.to_host(),
         )
 
-    def read(self) -> StepOutput:
+    def read(self, step: Step) -> StepOutput:
         sampled = read(self.sampled)
         return StepOutput(
             sampled.token_ids,
             sampled.logprobs,
             sampled.finite,
             tuple(map(read_scores, self.scores)),
-            read_sums(self.sums),
+            self.rows.read(step),
         )
 
 
@@ -59,7 +58,7 @@ class CudaStep:
     step: Step
     logits: torch.Tensor  # [N, vocab]
     scores: PromptScores
-    sums: torch.Tensor | None  # [P, E] float64
+    rows: PromptRows
 
     @torch.inference_mode()
     def sample(self) -> "CudaSampledStep":
@@ -68,7 +67,7 @@ class CudaStep:
         mask = mask_rows(items, self.logits.shape[-1])
         sampled = launch(self.logits, sampling_rows(items), mask)
         self.runner.keep(self.step, sampled.token_ids)
-        on_device = StepResults(sampled, self.scores, self.sums)
+        on_device = StepResults(sampled, self.scores, self.rows)
         return CudaSampledStep(self.step, on_device, *self.runner.fetch(on_device))
 
 
@@ -83,4 +82,4 @@ class CudaSampledStep:
 
     def output(self) -> StepOutput:
         self.copied.synchronize()
-        return self.on_host.read()
+        return self.on_host.read(self.step)

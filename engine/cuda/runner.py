@@ -24,8 +24,8 @@ from lorax_serve.engine.cuda.step_graphs import StepGraphs
 from lorax_serve.engine.forward_batch import ForwardBatch, row_segments, sampled_segments
 from lorax_serve.engine.kv_cache import KVCache
 from lorax_serve.engine.models.decoder import Decoder
+from lorax_serve.engine.prompt_rows import prompt_rows
 from lorax_serve.engine.prompt_scores import score_prompts
-from lorax_serve.engine.prompt_sums import sum_prompts
 from lorax_serve.engine.sampling.upload import Upload
 from lorax_serve.engine.sequence import Sequence
 from lorax_serve.engine.step import Step
@@ -34,9 +34,20 @@ from lorax_serve.kernels.attention_batch import AttentionBatch
 from lorax_serve.kernels.lora import BASE_SLOT, Segments
 from lorax_serve.kernels.lora_table import tiles_of
 from lorax_serve.kernels.triton.input_ids import resolve_input_ids
-from lorax_serve.kernels.triton.lora_delta import DECODE, PROMPT, TritonLoraDelta, warm_up
+from lorax_serve.kernels.triton.lora_delta import (
+    DECODE,
+    PROMPT,
+    SHORT_PROMPT,
+    SgmvShapes,
+    TritonLoraDelta,
+    warm_up,
+)
 
 _NO_TILES = np.empty((0, 3), dtype=np.int32)
+
+
+def _sgmv_shapes(graph: StepShape) -> SgmvShapes:
+    return SHORT_PROMPT if graph.num_prompts else DECODE
 
 
 class CudaRunner:
@@ -98,23 +109,23 @@ class CudaRunner:
         head_slots = self._slabs.head_slots(item.adapter_slot for item in step.sampling)
         head_tiles = _NO_TILES
         if head_slots:
-            head_tiles = tiles_of(sampled_segments(step), DECODE.shrink.tile_rows)
+            head_tiles = tiles_of(sampled_segments(step), DECODE.tile_rows)
         if graph is not None:
             segments = row_segments(step, num_padded=num_padded)
-            tiles = tiles_of(segments, DECODE.shrink.tile_rows)
+            tiles = tiles_of(segments, _sgmv_shapes(graph.layout.shape).tile_rows)
             views = self._send(step, graph.layout, tiles, head_tiles)
             graph.graph.replay()
             hidden = graph.hidden
         else:
             self.num_eager_decodes += shape.num_prompts == 0
-            tiles = tiles_of(row_segments(step), PROMPT.shrink.tile_rows)
+            tiles = tiles_of(row_segments(step), PROMPT.tile_rows)
             views = self._send(step, self._layout(step, shape, tiles), tiles, head_tiles)
             hidden = self._forward_rows(step, views)
         logits = self._logits(step, views, hidden, head_slots)
         vocab_size = self._model.config.vocab_size
         scores = score_prompts(step, hidden, vocab_size=vocab_size, logits_of=self._scored_logits)
-        sums = sum_prompts(step, hidden, num_padded=num_padded)
-        return CudaStep(self, step, logits, scores, sums)
+        rows = prompt_rows(step, hidden, self._slabs.label_head, num_padded=num_padded)
+        return CudaStep(self, step, logits, scores, rows)
 
     def _send(
         self, step: Step, layout: StepLayout, tiles: Int32s, head_tiles: Int32s
@@ -155,7 +166,9 @@ class CudaRunner:
             max_context_len=self._max_model_len,
         )
         weights = self._slabs.weights
-        lora = TritonLoraDelta(weights, views.tiles, self._partials, DECODE, self._fork)
+        lora = TritonLoraDelta(
+            weights, views.tiles, self._partials, _sgmv_shapes(shape), self._fork
+        )
         return self._forward(views, batch, lora if with_lora else None)
 
     def _forward_rows(self, step: Step, views: StepArrays[torch.Tensor]) -> torch.Tensor:
@@ -216,7 +229,7 @@ class CudaRunner:
         if not head_slots:
             return self._model.logits(hidden, None)
         weights, upload = self._slabs.weights, Upload()
-        tiles = upload.add(tiles_of(segments, PROMPT.shrink.tile_rows))
+        tiles = upload.add(tiles_of(segments, PROMPT.tile_rows))
         upload.send(hidden.device)  # what is pinned is not reused before the copy is done
         partials = weights.partials(PROMPT, len(hidden), self._slabs.max_ranks(head_slots))
         return self._model.logits(hidden, TritonLoraDelta(weights, tiles.tensor, partials, PROMPT))
@@ -235,7 +248,7 @@ class CudaRunner:
         return max(layout.num_elements for layout in layouts)
 
     def _graph_layout(self, shape: StepShape) -> StepLayout:
-        num_prompt_tiles = shape.num_prompts + shape.num_prompt_rows // DECODE.shrink.tile_rows
+        num_prompt_tiles = shape.num_prompts + shape.num_prompt_rows // SHORT_PROMPT.tile_rows
         return StepLayout(
             shape,
             table_width=self._table_width,

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import torch
 
+from lorax_serve.engine.adapters.label_head import LabelHead
 from lorax_serve.engine.adapters.slab import PackedAdapter, SlabLayout
 from lorax_serve.kernels.lora import LoraSite
 from lorax_serve.kernels.lora_table import Int64s, LoraTable
@@ -57,6 +58,7 @@ class CudaSlabs:
         self._num_chunk_elements = _CHUNK_BYTES // dtype.itemsize
         self._copies: dict[int, _Copy] = {}  # by slot, of those not known to be done
         self._max_ranks: dict[int, int] = {}  # by slot
+        self._heads: dict[int, LabelHead | None] = {}  # by slot
         self._on_head: frozenset[int] = frozenset()  # slots
 
     def write(self, index: int, start: int, packed: PackedAdapter) -> None:
@@ -77,6 +79,7 @@ class CudaSlabs:
             self.weights.table[index].copy_(self._table_rows[index], non_blocking=True)
             done.record(self._stream)
         self._copies[index] = _Copy(done, packed.slab)
+        self._heads[index] = layout.label_head(destination)
         self._max_ranks[index] = max_ranks
         targets_head = layout.ranks[-1] > 0
         self._on_head = self._on_head | {index} if targets_head else self._on_head - {index}
@@ -98,6 +101,9 @@ class CudaSlabs:
     def max_ranks(self, slots: Collection[int]) -> int:
         """The most ranks any of these slots has at one site. At least one slot."""
         return max(self._max_ranks[slot] for slot in slots)
+
+    def label_head(self, index: int) -> LabelHead | None:
+        return self._heads[index]
 
     def head_slots(self, slots: Iterable[int]) -> frozenset[int]:
         """Those of the slots that target the last site, the model's head."""

@@ -1,4 +1,4 @@
-"""Penalties and biases: changes to a few logits of the rows that ask for them, in place.
+"""Penalties, biases and bans: changes to a few logits of the rows that ask for them, in place.
 
 They are written down on the host as the entries that change, and applied all at once: the cost
 grows with the tokens touched and not with the vocabulary.
@@ -36,11 +36,13 @@ def check_bias(rows: Sequence[SamplingRow], vocab_size: int) -> None:
 
 
 class Penalties:
-    """Repetition, then occurrence penalties, then biases, of M rows."""
+    """Repetition, then occurrence penalties, then biases and bans, of M rows."""
 
     def __init__(self, rows: Sequence[SamplingRow], upload: Upload) -> None:
         self._repetition = _send(_repetition(rows), upload)
-        self._additions = [_send(_occurrence(rows), upload), _send(_bias(rows), upload)]
+        self._additions = [
+            _send(changes, upload) for changes in (_occurrence(rows), _bias(rows), _bans(rows))
+        ]
 
     def apply_(self, logits: Tensor) -> None:
         """logits: [M, V] float32, on the device that the upload was sent to."""
@@ -98,6 +100,16 @@ def _bias(rows: Sequence[SamplingRow]) -> list[_Entries]:
             token_ids = np.fromiter(biases.keys(), np.int64, len(biases))
             amounts = np.fromiter(biases.values(), np.float64, len(biases))
             changes.append(_Entries(index, token_ids, amounts))
+    return changes
+
+
+def _bans(rows: Sequence[SamplingRow]) -> list[_Entries]:
+    """What may not be picked now becomes minus infinity."""
+    changes = []
+    for index, row in enumerate(rows):
+        if row.banned_token_ids:
+            token_ids = np.array(row.banned_token_ids, np.int64)
+            changes.append(_Entries(index, token_ids, np.full(len(token_ids), -np.inf)))
     return changes
 
 

@@ -19,6 +19,7 @@ class SamplingRow:
     params: SamplingParams
     prompt_token_ids: Sequence[int]
     output_token_ids: Sequence[int]  # so far; the length is the index of the token to pick now
+    banned_token_ids: Sequence[int] = ()  # distinct; not to be picked now
 
     @property
     def is_greedy(self) -> bool:
@@ -33,6 +34,7 @@ class SamplingRow:
             or params.frequency_penalty != 0
             or params.presence_penalty != 0
             or bool(params.logit_bias)
+            or bool(self.banned_token_ids)
         )
 
 

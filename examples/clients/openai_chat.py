@@ -1,12 +1,13 @@
-"""OpenAI's client: the models, an answer, a stream, structured output, and many at once.
+"""OpenAI's client: the models, an answer, a stream, structured output, a tool, and many at once.
 
 python examples/clients/openai_chat.py [--base-url http://127.0.0.1:8080]
 """
 
 import argparse
 import asyncio
+from typing import Literal
 
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, OpenAI, pydantic_function_tool
 from pydantic import BaseModel
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -21,6 +22,13 @@ class Order(BaseModel):
     product: str
     quantity: int
     city: str
+
+
+class Weather(BaseModel):
+    """Tells the weather."""
+
+    city: Literal["Oslo", "Rome"]
+    days: int
 
 
 def main(base_url: str) -> None:
@@ -44,6 +52,17 @@ def main(base_url: str) -> None:
         temperature=0,
     )
     print("order:", parsed.choices[0].message.parsed)
+
+    called = client.chat.completions.parse(
+        model="",  # the base model
+        messages=[{"role": "user", "content": "What is the weather in Oslo, these two days?"}],
+        tools=[pydantic_function_tool(Weather)],
+        tool_choice={"type": "function", "function": {"name": "Weather"}},
+        max_tokens=60,
+        temperature=0,
+    )
+    for call in called.choices[0].message.tool_calls:
+        print("call:", call.function.name, call.function.parsed_arguments)
 
     asyncio.run(together(base_url))
 

@@ -14,6 +14,7 @@ from lorax_serve.kernels.triton.sgmv_shrink import ShrinkShape, shrink
 class SgmvShapes:
     """How one kind of step divides its work."""
 
+    tile_rows: int  # of a tile at most; no more than shrink's products have
     shrink: ShrinkShape
     wide_shrink: ShrinkShape  # where the input is wider than WIDE features
     expand: ExpandShape
@@ -28,12 +29,17 @@ class SgmvShapes:
 WIDE = 8192
 # A decode is bound by memory and launches: small tiles, and programs enough to fill the device with
 # one row. A prompt must not read its activations more often than needed: tall tiles, few splits.
+# One short enough for a graph has a decode's splits, and tiles as tall as their products.
+_SHRINK = ShrinkShape(16, split=512, block_k=512, block_r=16, num_warps=2, num_stages=2)
+_WIDE_SHRINK = ShrinkShape(16, split=1024, block_k=1024, block_r=16, num_warps=2, num_stages=2)
 DECODE = SgmvShapes(
-    shrink=ShrinkShape(16, split=512, block_k=512, block_r=16, num_warps=2, num_stages=2),
-    wide_shrink=ShrinkShape(16, split=1024, block_k=1024, block_r=16, num_warps=2, num_stages=2),
-    expand=ExpandShape(block_n=512, num_warps=2, max_tile_programs=128),
+    4, _SHRINK, _WIDE_SHRINK, ExpandShape(block_n=1024, num_warps=4, max_tile_programs=128)
+)
+SHORT_PROMPT = SgmvShapes(
+    16, _SHRINK, _WIDE_SHRINK, ExpandShape(block_n=512, num_warps=2, max_tile_programs=128)
 )
 PROMPT = SgmvShapes(
+    tile_rows=64,
     shrink=ShrinkShape(tile_rows=64, split=2048, block_k=128, block_r=64),
     wide_shrink=ShrinkShape(tile_rows=64, split=2048, block_k=128, block_r=64),
     expand=ExpandShape(block_n=256),
@@ -54,7 +60,7 @@ class LoraWeightsOnDevice:
         blocks = {
             (site.index, width): torch.from_numpy(layout.column_blocks(site, width)).to(slab.device)
             for site in layout.sites
-            for width in (DECODE.expand.block_n, PROMPT.expand.block_n)
+            for width in {shapes.expand.block_n for shapes in (DECODE, SHORT_PROMPT, PROMPT)}
         }
         return LoraWeightsOnDevice(layout, slab, table, blocks)
 
@@ -116,7 +122,7 @@ class _Shrunk:
             delta.weights.blocks[self.site.index, shapes.expand.block_n],
             delta.partials,
             num_splits=shapes.max_splits(self.site.in_features),
-            tile_rows=shapes.shrink.tile_rows,
+            tile_rows=shapes.tile_rows,
             shape=shapes.expand,
             aligned=delta.weights.layout.is_aligned,
         )

@@ -113,7 +113,7 @@ def make_delta(
     table = torch.stack([torch.from_numpy(row) for row in rows]).to(device)
     weights = LoraWeightsOnDevice.of(layout, slab, table)
     bounds = [index * num_rows // num_adapters for index in range(num_adapters + 1)]
-    tiles = tiles_of(Segments(tuple(bounds), tuple(range(num_adapters))), shapes.shrink.tile_rows)
+    tiles = tiles_of(Segments(tuple(bounds), tuple(range(num_adapters))), shapes.tile_rows)
     if shapes is DECODE:  # a CUDA graph has as many tiles as rows, however few are in use
         padding = np.full((num_rows - len(tiles), 3), -1, dtype=np.int32)
         tiles = np.concatenate((tiles, padding))

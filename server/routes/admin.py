@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from lorax_serve.server.adapter_operations import AdapterOperations
@@ -22,6 +23,9 @@ from lorax_serve.server.schema.admin import (
 )
 from lorax_serve.server.schema.common import decode
 
+# Names that an operator gives are shown; others may be of somebody's private adapters.
+log = structlog.get_logger(__name__)
+
 
 async def load(request: web.Request) -> web.Response:
     body = decode(await read_json(request, request.app[SERVICE].limits), LoadBody)
@@ -32,15 +36,17 @@ async def load(request: web.Request) -> web.Response:
             body.lora_path,
             source=body.source,
             token=token,
-            pin=body.pin,
-            replaces=body.load_inplace,
+            pin=bool(body.pin),
+            replaces=bool(body.load_inplace),
         )
+    log.info("adapter_named", name=body.lora_name, pinned=body.pin)
     return web.Response(text=f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
 
 async def unload(request: web.Request) -> web.Response:
     body = decode(await read_json(request, request.app[SERVICE].limits), UnloadBody)
     await _operations(request).unload(body.lora_name)
+    log.info("adapter_unnamed", name=body.lora_name)
     return web.Response(text=f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
 
@@ -49,15 +55,16 @@ async def pin(request: web.Request) -> web.Response:
     token = adapter_token(request, body.api_token)
     with _naming():
         pinned = await _operations(request).pin(name, body.source, token)
-    return _reply(
-        Pinned(name=name, source=pinned.source, revision=pinned.adapter.revision[:SHORT_REVISION])
-    )
+    revision = pinned.adapter.revision[:SHORT_REVISION]
+    log.info("adapter_pinned", source=pinned.source, revision=revision)
+    return _reply(Pinned(name=name, source=pinned.source, revision=revision))
 
 
 async def unpin(request: web.Request) -> web.Response:
     name, body = await _asked(request)
     with _naming():
         source, was_pinned = await _operations(request).unpin(name, body.source)
+    log.info("adapter_unpinned", source=source, was_pinned=was_pinned)
     return _reply(Unpinned(name=name, source=source, was_pinned=was_pinned))
 
 
@@ -66,13 +73,10 @@ async def refresh(request: web.Request) -> web.Response:
     token = adapter_token(request, body.api_token)
     with _naming():
         now = await _operations(request).refresh(name, body.source, token)
+    revision = now.adapter.revision[:SHORT_REVISION]
+    log.info("adapter_refreshed", source=now.source, revision=revision)
     return _reply(
-        Refreshed(
-            name=name,
-            source=now.source,
-            revision=now.adapter.revision[:SHORT_REVISION],
-            changed=now.has_changed,
-        )
+        Refreshed(name=name, source=now.source, revision=revision, changed=now.has_changed)
     )
 
 

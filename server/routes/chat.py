@@ -12,7 +12,6 @@ from msgspec.structs import asdict
 from lorax_serve.server.adapter_chat import chat_of
 from lorax_serve.server.adapter_token import adapter_token
 from lorax_serve.server.admission import Accepted
-from lorax_serve.server.chat_prompts import Chat
 from lorax_serve.server.error_replies import Failure
 from lorax_serve.server.generation import Answer, Finish, GeneratedToken, Piece
 from lorax_serve.server.http_body import read_json
@@ -22,12 +21,13 @@ from lorax_serve.server.routes.chat_calls import ChoiceCalls
 from lorax_serve.server.routes.exchange import generate
 from lorax_serve.server.routes.openai_parts import (
     FINISH_REASON,
+    TokenIdsShown,
     UsageReport,
     chat_logprobs,
     identity,
+    token_names,
 )
 from lorax_serve.server.schema.chat import CHAT, ChatBody, chat_conversation, chat_request
-from lorax_serve.server.schema.common import unsupported
 from lorax_serve.server.schema.openai_replies import (
     ChatChoice,
     ChatChunk,
@@ -37,6 +37,7 @@ from lorax_serve.server.schema.openai_replies import (
     ChatLogprobs,
     ChatMessage,
     FinishReason,
+    TokenIds,
     Usage,
 )
 from lorax_serve.server.schema.tools import AskedTools, ToolMode
@@ -45,6 +46,7 @@ from lorax_serve.server.sse import DONE
 from lorax_serve.server.text.tool_calls.formats import CallFormat
 
 EFFORT: Final = "reasoning_effort"
+STRICT: Final = "tools.function.strict"
 
 Tier = Literal["default"] | UnsetType
 
@@ -55,11 +57,14 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     if body.reasoning_effort is not None and not _shows_effort(request):
         ignored = (*ignored, EFFORT)
     tools = body.asked_tools()
+    if tools is not None and tools.promises_in_vain:
+        ignored = (*ignored, STRICT)
     async with (
         request.app[TEXT_PLACES].take() as place,
         chat_of(request, _asked_adapter(request, body), place) as chat,
     ):
-        prompt = await _rendered(request, chat, body, tools)
+        conversation = chat_conversation(body, shows_effort=_shows_effort(request))
+        prompt = await chat.render(conversation, tools)
     form = _call_format(request, body, tools)
     shows_marks = form is not None and form.marks_are_special
     asked = chat_request(body, prompt, tools, shows_marks=shows_marks)
@@ -78,21 +83,6 @@ def _asked_adapter(request: web.Request, body: ChatBody) -> AdapterRequest:
         adapter_source=body.adapter_source,
         adapter_token=adapter_token(request, body.api_token),
     )
-
-
-async def _rendered(
-    request: web.Request, chat: Chat, body: ChatBody, tools: AskedTools | None
-) -> str:
-    """The prompt the template makes of the messages."""
-    conversation = chat_conversation(body, shows_effort=_shows_effort(request))
-    if tools is None:
-        return await chat.render(conversation)
-    if chat.shows_tools:
-        return await chat.render(conversation, tools=tools.shown())
-    if tools.mode is ToolMode.AUTO:
-        hint = "its model's chat template shows no tools; a call can be forced by `tool_choice`"
-        raise unsupported("functions" if tools.is_old else "tools", hint)
-    return await chat.render(conversation)
 
 
 def _call_format(
@@ -122,12 +112,14 @@ class ChatView:
         """`form` is how the model writes calls of the tools, if it does."""
         self._tokenizer = service.tokenizer
         self._lists_logprobs = body.logprobs
+        self._name = token_names(service.tokenizer, as_ids=body.return_tokens_as_token_ids)
         self._tier: Tier = UNSET if body.service_tier is None else "default"
         self._identity = identity(service, accepted, prefix="chatcmpl-")
         self._usage = UsageReport(body.stream_options, accepted)
         # One for each choice, if there are tools.
         self._calls = () if tools is None else [ChoiceCalls(tools, form) for _ in range(body.n)]
         self._num_choices = body.n
+        self._ids = TokenIdsShown(accepted, shown=body.return_token_ids)
         self._begun = False
 
     def reply(self, answers: Sequence[Answer]) -> bytes:
@@ -137,6 +129,7 @@ class ChatView:
             choices=tuple(self._choice(index, each) for index, each in enumerate(answers)),
             usage=self._usage.total(),
             service_tier=self._tier,
+            prompt_token_ids=self._ids.of_prompt(),
         )
         return msgspec.json.encode(completion)
 
@@ -151,6 +144,7 @@ class ChatView:
             logprobs=self._logprobs(answer.tokens),
             finish_reason=self._finish_reason(index, finish),
             stop_reason=answer.finish.stop_reason,
+            token_ids=self._ids.of(answer.tokens),
         )
 
     async def frames(self, source: AsyncGenerator[Piece, None]) -> AsyncGenerator[bytes, None]:
@@ -172,17 +166,20 @@ class ChatView:
             self._begun = True
             for index in range(self._num_choices):
                 begun = ChatChunkChoice(index=index, delta=ChatDelta("assistant", ""))
-                yield self._chunk(begun, usage)
-        logprobs = self._logprobs(piece.tokens)
+                ids = UNSET if index else self._ids.of_prompt()
+                yield self._chunk(begun, usage, prompt_token_ids=ids)
+        logprobs, ids = self._logprobs(piece.tokens), self._ids.of(piece.tokens)
         deltas = list(self._deltas(piece))
-        if not deltas and logprobs and logprobs.content:
+        if not deltas and ((logprobs and logprobs.content) or (ids and piece.finish is None)):
             deltas = [ChatDelta(content="")]
         for delta in deltas:
-            choice = ChatChunkChoice(index=piece.index, delta=delta, logprobs=logprobs)
-            logprobs = None
+            choice = ChatChunkChoice(
+                index=piece.index, delta=delta, logprobs=logprobs, token_ids=ids
+            )
+            logprobs, ids = None, UNSET
             yield self._chunk(choice, usage)
         if piece.finish is not None:
-            yield self._chunk(self._finish_choice(piece.index, piece.finish), usage)
+            yield self._chunk(self._finish_choice(piece.index, piece.finish, ids), usage)
 
     def _deltas(self, piece: Piece) -> Iterator[ChatDelta]:
         if self._calls:
@@ -191,19 +188,32 @@ class ChatView:
         elif piece.text:
             yield ChatDelta(content=piece.text)
 
-    def _chunk(self, choice: ChatChunkChoice | None, usage: Usage | UnsetType | None) -> ChatChunk:
-        choices = () if choice is None else (choice,)
-        return ChatChunk(**asdict(self._identity), choices=choices, usage=usage)
+    def _chunk(
+        self,
+        choice: ChatChunkChoice | None,
+        usage: Usage | UnsetType | None,
+        *,
+        prompt_token_ids: TokenIds = UNSET,
+    ) -> ChatChunk:
+        return ChatChunk(
+            **asdict(self._identity),
+            choices=() if choice is None else (choice,),
+            usage=usage,
+            prompt_token_ids=prompt_token_ids,
+        )
 
     def _logprobs(self, tokens: tuple[GeneratedToken, ...]) -> ChatLogprobs | None:
-        return chat_logprobs(self._tokenizer, tokens) if self._lists_logprobs else None
+        if not self._lists_logprobs:
+            return None
+        return chat_logprobs(self._tokenizer, tokens, self._name)
 
-    def _finish_choice(self, index: int, finish: Finish) -> ChatChunkChoice:
+    def _finish_choice(self, index: int, finish: Finish, ids: TokenIds) -> ChatChunkChoice:
         return ChatChunkChoice(
             index=index,
             delta=ChatDelta(),
             finish_reason=self._finish_reason(index, finish),
             stop_reason=finish.stop_reason,
+            token_ids=ids,
         )
 
     def _finish_reason(self, index: int, finish: Finish) -> FinishReason:

@@ -6,7 +6,7 @@ from contextlib import aclosing
 import msgspec
 from aiohttp import web
 from msgspec import UnsetType
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from lorax_serve.ipc.types import TokenLogprob
 from lorax_serve.server.admission import Accepted
@@ -18,8 +18,10 @@ from lorax_serve.server.routes.echoed_prompt import EchoedPrompt
 from lorax_serve.server.routes.exchange import generate
 from lorax_serve.server.routes.openai_parts import (
     FINISH_REASON,
+    TokenIdsShown,
     UsageReport,
     identity,
+    token_names,
 )
 from lorax_serve.server.routes.token_scores import TokenScores
 from lorax_serve.server.schema.openai import (
@@ -59,12 +61,13 @@ class CompletionView:
     """
 
     def __init__(self, service: Service, accepted: Accepted, body: CompletionBody) -> None:
-        self._tokenizer = service.tokenizer
+        self._name = token_names(service.tokenizer, as_ids=body.return_tokens_as_token_ids)
         self._lists_logprobs = body.logprobs is not None
         self._identity = identity(service, accepted, prefix="cmpl-")
         self._usage = UsageReport(body.stream_options, accepted)
         self._num_choices = body.n  # of each prompt
         self._num_branches = accepted.num_branches
+        self._ids = TokenIdsShown(accepted, shown=body.return_token_ids)
         self._echoes = _echoes(service.tokenizer, accepted, body) if body.echo else ()
         self._scores: list[list[TokenLogprob]] = [[] for _ in accepted.prompts_token_ids]
         self._num_characters: dict[int, int] = {}  # by choice, of those that have begun
@@ -109,6 +112,8 @@ class CompletionView:
             logprobs=_shown(listed),
             finish_reason=FINISH_REASON[answer.finish.end],
             stop_reason=answer.finish.stop_reason,
+            token_ids=self._ids.of(answer.tokens),
+            prompt_token_ids=self._ids.of_prompt(number),
         )
 
     def _num_echoed(self, piece: Piece) -> int:
@@ -126,29 +131,40 @@ class CompletionView:
         self._usage.note(index, piece.num_tokens, piece.prompt)
         self._scores[number] += piece.prompt_logprobs
         usage = self._usage.so_far()
+        begins = index not in self._num_characters
+        choices = list(self._chunk_choices(piece))
+        if choices and self._ids.are_wanted:
+            if begins:
+                choices[0] = replace(choices[0], prompt_token_ids=self._ids.of_prompt(number))
+            answer = 1 if begins and self._echoes else 0
+            choices[answer] = replace(choices[answer], token_ids=self._ids.of(piece.tokens))
+        for choice in choices:
+            yield self._completion((choice,), usage)
+
+    def _chunk_choices(self, piece: Piece) -> Iterator[CompletionChoice]:
+        """The prompt if it is echoed, before the first; what the tokens say; the finish."""
+        index, number = piece.index, piece.index // self._num_branches
         if index not in self._num_characters and (piece.tokens or piece.finish):
             echoed = self._no_scores()
             text = self._opening(number, self._scores[number], echoed)
             self._num_characters[index] = len(text)
             if self._echoes:
-                choice = CompletionChoice(index=index, text=text, logprobs=_shown(echoed))
-                yield self._completion((choice,), usage)
+                yield CompletionChoice(index=index, text=text, logprobs=_shown(echoed))
         if piece.tokens:
             listed = self._no_scores()
             if listed is not None:
                 listed.add_answer(piece.tokens, self._num_characters[index])
             self._num_characters[index] += len(piece.text)
-            if piece.text or (listed and listed.num_tokens):
-                choice = CompletionChoice(index=index, text=piece.text, logprobs=_shown(listed))
-                yield self._completion((choice,), usage)
+            has_scores = listed is not None and listed.num_tokens > 0
+            if piece.text or has_scores or (self._ids.are_wanted and piece.finish is None):
+                yield CompletionChoice(index=index, text=piece.text, logprobs=_shown(listed))
         if piece.finish is not None:
-            choice = CompletionChoice(
+            yield CompletionChoice(
                 index=index,
                 text="",
                 finish_reason=FINISH_REASON[piece.finish.end],
                 stop_reason=piece.finish.stop_reason,
             )
-            yield self._completion((choice,), usage)
 
     def _completion(
         self, choices: Iterable[CompletionChoice], usage: Usage | UnsetType | None
@@ -168,7 +184,7 @@ class CompletionView:
 
     def _no_scores(self) -> TokenScores | None:
         """None where logprobs are not listed."""
-        return TokenScores(self._tokenizer) if self._lists_logprobs else None
+        return TokenScores(self._name) if self._lists_logprobs else None
 
 
 def _echoes(

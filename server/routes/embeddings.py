@@ -34,7 +34,7 @@ async def embeddings(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     body, ignored = EMBEDDINGS.parse(await read_json(request, service.limits))
     asked = embeddings_request(body, service.engine.info.hidden_size)
-    answer = await _answer(request, asked, ignored)
+    answer = await pooled_answer(request, asked, ignored)
     num_tokens = answer.accepted.num_prompt_tokens
     adapter = answer.accepted.adapter.ref
     empty = EmbeddingList(
@@ -52,7 +52,7 @@ async def embeddings(request: web.Request) -> web.Response:
 async def embed(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     asked, ignored = parse_embed(await read_json(request, service.limits))
-    answer = await _answer(request, asked, ignored)
+    answer = await pooled_answer(request, asked, ignored)
     (vector,) = answer.vectors
     return web.Response(
         body=msgspec.json.encode(Embedded(_floats(vector.vector))),
@@ -62,13 +62,15 @@ async def embed(request: web.Request) -> web.Response:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class PooledAnswer:
     accepted: AcceptedEmbeddings
     vectors: tuple[PromptPooled, ...]
     headers: dict[str, str]
 
 
-async def _answer(request: web.Request, asked: EmbeddingRequest, ignored: Iterable[str]) -> _Answer:
+async def pooled_answer(
+    request: web.Request, asked: EmbeddingRequest, ignored: Iterable[str]
+) -> PooledAnswer:
     """Raises ServeError. Cancelled, it aborts what the engine has of it."""
     service, admission = request.app[SERVICE], request.app[ADMISSION]
     async with admission.accept_embeddings(with_adapter_token(asked, request)) as accepted:
@@ -80,7 +82,7 @@ async def _answer(request: web.Request, asked: EmbeddingRequest, ignored: Iterab
             note_failure(service, adapter.adapters, adapter.records, error.code)
             raise
         headers = embedding_headers(request, accepted, accepted_at, vectors, ignored)
-        return _Answer(accepted, vectors, headers)
+        return PooledAnswer(accepted, vectors, headers)
 
 
 async def _filled(

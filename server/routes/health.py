@@ -43,6 +43,10 @@ class Info(msgspec.Struct, frozen=True, kw_only=True):
     request_logger_url: str | None = None  # requests are not logged anywhere
 
 
+class Version(msgspec.Struct, frozen=True):
+    version: str
+
+
 async def health(request: web.Request) -> web.Response:
     """The frontend lives. Never asks the engine: whoever restarts on it must not cut a load off."""
     return web.Response()
@@ -73,7 +77,8 @@ async def startup(request: web.Request) -> web.StreamResponse:
 
 
 async def version(request: web.Request) -> web.Response:
-    return web.json_response({"version": request.app[SERVICE].version})
+    reply = Version(request.app[SERVICE].version)
+    return web.Response(body=msgspec.json.encode(reply), content_type="application/json")
 
 
 async def info(request: web.Request) -> web.Response:

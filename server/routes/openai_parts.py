@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -15,6 +15,7 @@ from lorax_serve.server.schema.openai_replies import (
     ChatLogprobs,
     FinishReason,
     PromptTokensDetails,
+    TokenIds,
     TokenLogprob,
     TopLogprob,
     Usage,
@@ -99,16 +100,41 @@ class UsageReport:
         )
 
 
-def chat_logprobs(tokenizer: Tokenizer, tokens: Iterable[GeneratedToken]) -> ChatLogprobs:
+class TokenIdsShown:
+    """Which ids `return_token_ids` brings: of a prompt once, of an answer each with its chunk."""
+
+    def __init__(self, accepted: Accepted, *, shown: bool) -> None:
+        self._prompts = accepted.prompts_token_ids if shown else None
+
+    @property
+    def are_wanted(self) -> bool:
+        return self._prompts is not None
+
+    def of_prompt(self, number: int = 0) -> TokenIds:
+        return UNSET if self._prompts is None else tuple(self._prompts[number])
+
+    def of(self, tokens: Iterable[GeneratedToken]) -> TokenIds:
+        """Those that only ended the answer too."""
+        return UNSET if self._prompts is None else tuple(token.id for token in tokens)
+
+
+def token_names(tokenizer: Tokenizer, *, as_ids: bool) -> Callable[[int], str]:
+    """What logprobs call a token: its text, or as vLLM does on demand "token_id:17"."""
+    return "token_id:{}".format if as_ids else tokenizer.token_text
+
+
+def chat_logprobs(
+    tokenizer: Tokenizer, tokens: Iterable[GeneratedToken], name: Callable[[int], str]
+) -> ChatLogprobs:
     """A token that only ended the answer is no part of it, nor of its logprobs."""
     return ChatLogprobs(
         tuple(
             TokenLogprob(
-                token=tokenizer.token_text(token.id),
+                token=name(token.id),
                 logprob=token.logprob.logprob,
                 bytes=tuple(tokenizer.token_bytes(token.id)),
                 top_logprobs=tuple(
-                    TopLogprob(tokenizer.token_text(i), p, tuple(tokenizer.token_bytes(i)))
+                    TopLogprob(name(i), p, tuple(tokenizer.token_bytes(i)))
                     for i, p in token.logprob.top
                 ),
             )

@@ -1,20 +1,20 @@
 """Tokens with their logprobs, as completions list them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from lorax_serve.ipc.types import TokenLogprob
 from lorax_serve.server.generation import GeneratedToken
 from lorax_serve.server.long_lists import JsonList, slices
 from lorax_serve.server.schema.openai_replies import CompletionLogprobs
-from lorax_serve.server.text.tokenizer import Tokenizer
 
 
 class TokenScores:
     """A `CompletionLogprobs` that grows, written as it does."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, name: Callable[[int], str]) -> None:
+        """`name`: what a token is called."""
         self.num_tokens = 0
-        self._tokenizer = tokenizer
+        self._name = name
         self._tokens, self._logprobs = JsonList(), JsonList()
         self._tops, self._offsets = JsonList(), JsonList()
 
@@ -48,18 +48,18 @@ class TokenScores:
     def _add(
         self, token_ids: list[int], entries: list[TokenLogprob | None], offsets: list[int]
     ) -> None:
-        """What is shown of each: its text, its logprob, and the most likely ones and its own."""
-        texts = [self._tokenizer.token_text(token_id) for token_id in token_ids]
-        self.num_tokens += len(texts)
-        self._tokens.extend(texts)
+        """What is shown of each: its name, its logprob, and the most likely ones and its own."""
+        names = [self._name(token_id) for token_id in token_ids]
+        self.num_tokens += len(names)
+        self._tokens.extend(names)
         self._logprobs.extend([None if entry is None else entry.logprob for entry in entries])
         self._tops.extend(
             [
-                None if entry is None else self._top(text, entry)
-                for text, entry in zip(texts, entries, strict=True)
+                None if entry is None else self._top(name, entry)
+                for name, entry in zip(names, entries, strict=True)
             ]
         )
         self._offsets.extend(offsets)
 
-    def _top(self, text: str, entry: TokenLogprob) -> dict[str, float]:
-        return {text: entry.logprob} | {self._tokenizer.token_text(i): p for i, p in entry.top}
+    def _top(self, name: str, entry: TokenLogprob) -> dict[str, float]:
+        return {name: entry.logprob} | {self._name(i): p for i, p in entry.top}

@@ -49,7 +49,7 @@ async def tokenize(request: web.Request) -> web.Response:
         else:
             asked = AdapterRequest(adapter_id=body.model, adapter_token=header_token(request))
             async with chat_of(request, asked, place) as chat:
-                text = await chat.render(body.conversation())
+                text = await chat.render(body.conversation(), body.asked_tools())
         return _json(await _tokenized(service, body, text), ignored)
 
 

@@ -16,8 +16,8 @@ class LoadBody(Struct, frozen=True, forbid_unknown_fields=True):
     lora_path: Text  # a name or a path in the adapter directory, or an id of `source`
     source: Text | None = None
     api_token: AdapterToken | None = None
-    pin: bool = False
-    load_inplace: bool = False  # give a name that is loaded another meaning
+    pin: bool | None = None
+    load_inplace: bool | None = None  # give a name that is loaded another meaning
 
 
 class UnloadBody(Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ from typing import Annotated
 from msgspec import Meta, Raw, field
 
 from lorax_serve.server.request import GenerationRequest
-from lorax_serve.server.schema.common import ABSENT, ObjectShape, given_json, invalid
+from lorax_serve.server.schema.common import ABSENT, ObjectShape, given_json, invalid, json_of
 from lorax_serve.server.schema.constraints import only_one
 from lorax_serve.server.schema.conversation import (
     Conversation,
@@ -16,6 +16,7 @@ from lorax_serve.server.schema.conversation import (
     conversation,
 )
 from lorax_serve.server.schema.openai import (
+    MEANT,
     TOLERATED,
     UNSERVED,
     Count,
@@ -26,7 +27,9 @@ from lorax_serve.server.schema.openai import (
 )
 from lorax_serve.server.schema.tools import (
     AskedTools,
+    FunctionChoice,
     Functions,
+    ToolChoice,
     Tools,
     asked_functions,
     asked_tools,
@@ -46,10 +49,10 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
     reasoning_effort: Annotated[str, Meta(max_length=32)] | None = None
     service_tier: Annotated[str, Meta(max_length=32)] | None = None  # any is answered "default"
     tools: Tools = ()
-    tool_choice: Raw = ABSENT
+    tool_choice: Annotated[Raw, json_of(ToolChoice)] = ABSENT
     parallel_tool_calls: bool | None = None
     functions: Functions = ()
-    function_call: Raw = ABSENT
+    function_call: Annotated[Raw, json_of(FunctionChoice)] = ABSENT
 
     def asked_tools(self) -> AskedTools | None:
         """Raises ServeError for what contradicts."""
@@ -63,7 +66,11 @@ class ChatBody(GenerationBody, frozen=True, kw_only=True):
 
 
 CHAT = ObjectShape(
-    ChatBody, unserved=UNSERVED, tolerated=TOLERATED, large=("messages", "tools", "functions")
+    ChatBody,
+    unserved=UNSERVED,
+    tolerated=TOLERATED,
+    large=("messages", "tools", "functions"),
+    meant=MEANT,
 )
 
 
@@ -96,7 +103,7 @@ def chat_request(
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     max_new_tokens = body.max_completion_tokens or body.max_tokens
     request = generation_request(
-        body, prompt, num_logprobs, max_new_tokens, add_special_tokens=False
+        body, prompt, num_logprobs, max_new_tokens, adds_special_tokens=False
     )
     forced = None if tools is None else tools.constraint()
     return replace(

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -36,6 +36,7 @@ CONSTRAINT_FIELDS = (
     "guided_choice",
     "json_schema",
 )
+WHOSE_FIELDS = ("adapter_id", "adapter_source", "merged_adapters")  # left out: another's answer
 LIKENESS = 0.75  # of names, as difflib measures it; `response_fromat` scores 0.93
 
 # Refused on every API: each promises something about the tokens or the texts of an answer. The
@@ -76,6 +77,8 @@ LONE_SURROGATE = re.compile(  # behind a backslash that no other one escapes
 # A credential for an adapter's source, which goes into a header there.
 AdapterToken = Annotated[str, Meta(max_length=4096, pattern=r"\A[\x21-\x7e]*\Z")]
 
+JSON_OF: Final = "json_of"
+
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
 
@@ -91,6 +94,14 @@ def unsupported(name: str, hint: str = "") -> ServeError:
 def invalid(name: str, problem: str) -> ServeError:
     """The refusal of a value: "`name` problem."."""
     return ServeError(ErrorCode.INVALID_REQUEST, f"`{name}` {problem}.", param=name)
+
+
+def json_of(kind: object) -> Meta:
+    """What a Raw field holds: `Annotated[Raw, json_of(dict[str, int])]`.
+
+    Nothing is checked by it; the OpenAPI document says it.
+    """
+    return Meta(extra={JSON_OF: kind})
 
 
 def given_json(raw: Raw) -> bytes | None:
@@ -116,7 +127,7 @@ class ObjectShape(Generic[S]):
         meant: Mapping[str, str] = MappingProxyType({}),
         path: str = "",
     ) -> None:
-        self._struct = struct
+        self.struct = struct
         self.served = frozenset(f.encode_name for f in msgspec.structs.fields(struct))
         self.unserved = dict(unserved)
         self.tolerated = frozenset(tolerated)
@@ -124,6 +135,7 @@ class ObjectShape(Generic[S]):
         self._meant = dict(meant)
         self._path = path
         self._constraints = sorted(self.served.intersection(CONSTRAINT_FIELDS))
+        self._whose = sorted(self.served.intersection(WHOSE_FIELDS))
         self._recognised = self.served | self.unserved.keys() | self.tolerated
         self._probe = msgspec.defstruct(
             "Probe", [(name, Raw, Raw()) for name in sorted(self._recognised)]
@@ -148,7 +160,7 @@ class ObjectShape(Generic[S]):
             elif name not in self.tolerated:
                 ignored.append(self._name_of_unknown(name))
                 _check_number_of_unknown(ignored)
-        return decode(msgspec.json.encode(present), self._struct, self._path), tuple(ignored)
+        return decode(msgspec.json.encode(present), self.struct, self._path), tuple(ignored)
 
     def _check_unknown_size(self, raw: bytes) -> None:
         """Bounds the work of telling unknown fields by name; skipping over them is cheap."""
@@ -171,12 +183,14 @@ class ObjectShape(Generic[S]):
         raise unsupported(self._path + name)
 
     def _name_of_unknown(self, name: str) -> str:
-        """The name, shortened for show. Raises ServeError when it resembles a constraint, or is
-        known to be meant for another field.
+        """The name, shortened for show. Raises ServeError when it resembles a constraint or a field
+        that says whose answer is wanted, or is known to be meant for another field.
         """
         shown = self._path + name[:SHOWN_NAME_LENGTH]
         if name in self._meant:
             raise unsupported(shown, f"write `{self._meant[name]}`")
+        if meant := _alike(name, self._whose):
+            raise unsupported(shown, f"did you mean `{self._path}{meant[0]}`")
         if not (_alike(name, CONSTRAINT_FIELDS) or CONSTRAINT_NAME.search(name)):
             return shown
         meant = _alike(name, self._constraints)

@@ -6,10 +6,24 @@ from msgspec import Meta, Raw, Struct
 
 from lorax_serve.server.errors import MalformedBody
 from lorax_serve.server.request import Choice, Constraint, JsonObject, JsonSchema, Regex
-from lorax_serve.server.schema.common import ABSENT, decode, given_json, invalid, unsupported
+from lorax_serve.server.schema.common import (
+    ABSENT,
+    decode,
+    given_json,
+    invalid,
+    json_of,
+    unsupported,
+)
 
 Pattern = Annotated[str, Meta(min_length=1, max_length=8192)]
+Schema = Annotated[Raw, json_of(dict[str, object] | bool | None)]
+SchemaOrText = Annotated[
+    Raw, json_of(dict[str, object] | bool | str | None)
+]  # a text holds the JSON
 Options = Annotated[tuple[str, ...], Meta(min_length=1, max_length=4096)]
+
+
+Unserved = Annotated[Raw, json_of(None)]  # refused by name
 
 
 class NamedSchema(Struct, frozen=True, forbid_unknown_fields=True):
@@ -17,7 +31,7 @@ class NamedSchema(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str | None = None
     description: str | None = None
-    schema: Raw = ABSENT
+    schema: Schema = ABSENT
     strict: bool | None = None
 
 
@@ -26,7 +40,7 @@ class ResponseFormat(Struct, frozen=True, forbid_unknown_fields=True):
 
     type: str
     json_schema: NamedSchema | None = None
-    schema: Raw = ABSENT
+    schema: Schema = ABSENT
 
     def constraint(self, name: str) -> Constraint | None:
         """`name` is the field's name for messages. Raises ServeError on a contradiction."""
@@ -56,13 +70,13 @@ class ResponseFormat(Struct, frozen=True, forbid_unknown_fields=True):
 class StructuredOutputs(Struct, frozen=True, forbid_unknown_fields=True):
     """vLLM's `structured_outputs`: exactly one of its fields is given."""
 
-    json: Raw = ABSENT
+    json: SchemaOrText = ABSENT
     regex: Pattern | None = None
     choice: Options | None = None
     json_object: bool | None = None
-    grammar: Raw = ABSENT
-    structural_tag: Raw = ABSENT
-    whitespace_pattern: Raw = ABSENT
+    grammar: Unserved = ABSENT
+    structural_tag: Unserved = ABSENT
+    whitespace_pattern: Unserved = ABSENT
 
     def constraint(self, name: str) -> Constraint:
         for unserved in ("grammar", "structural_tag", "whitespace_pattern"):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Raw, Struct
 
 from lorax_serve.server.request import EmbeddingRequest
-from lorax_serve.server.schema.common import AdapterToken, ObjectShape, invalid
+from lorax_serve.server.schema.common import AdapterToken, ObjectShape, invalid, json_of
 from lorax_serve.server.schema.merging import MergedAdapters
 from lorax_serve.server.schema.openai import PromptItem, listed_prompts
 
@@ -28,19 +28,20 @@ class EmbeddingsBody(Struct, frozen=True, kw_only=True):
         return "EmbeddingsBody(…)"  # one of the fields is secret
 
 
-class EmbedBody(Struct, frozen=True):
-    inputs: Annotated[str, Meta(min_length=1)]
-    parameters: Raw = Raw(b"{}")
-
-
 class EmbedParameters(Struct, frozen=True, kw_only=True):
     adapter_id: Annotated[str, Meta(max_length=4096)] = ""
     adapter_source: Annotated[str, Meta(max_length=64)] | None = None
     merged_adapters: MergedAdapters | None = None
     api_token: AdapterToken | None = None
+    cache_salt: Annotated[str, Meta(max_length=128)] = ""  # vLLM's
 
     def __repr__(self) -> str:
         return "EmbedParameters(…)"  # one of them is secret
+
+
+class EmbedBody(Struct, frozen=True):
+    inputs: Annotated[str, Meta(min_length=1)]
+    parameters: Annotated[Raw, json_of(EmbedParameters)] = Raw(b"{}")
 
 
 # Each would make other vectors; the values that ask for nothing are accepted.
@@ -110,6 +111,7 @@ def parse_embed(raw: bytes) -> tuple[EmbeddingRequest, tuple[str, ...]]:
         merge=merge,
         adapter_source=parameters.adapter_source,
         adapter_token=parameters.api_token,
+        cache_salt=parameters.cache_salt,
     )
     return asked, ignored + ignored_parameters
 

@@ -28,13 +28,13 @@ class ContentPart(Struct, frozen=True):
 
 class FunctionCall(Struct, frozen=True):
     name: Annotated[str, Meta(min_length=1, max_length=256)]
-    arguments: str | dict[str, object] = ""  # JSON text; none is as good as `{}`
+    arguments: str | dict[str, object] | None = None  # JSON text; none is as good as `{}`
 
 
 class ToolCall(Struct, frozen=True):
     function: FunctionCall | None = None
     id: Name | None = None
-    type: Name = "function"
+    type: Name | None = None  # function
 
 
 class Message(Struct, frozen=True):
@@ -104,7 +104,7 @@ def _assistant(
 
 
 def _call(call: ToolCall, path: str) -> dict[str, object]:
-    if call.type != "function":
+    if call.type not in (None, "function"):
         raise unsupported(f"{path}.type", "only calls of functions are read")
     if call.function is None:
         raise invalid(f"{path}.function", "is required")
@@ -116,10 +116,10 @@ def _function(function: FunctionCall, path: str) -> dict[str, object]:
     return {"name": function.name, "arguments": _arguments(function.arguments, f"{path}.arguments")}
 
 
-def _arguments(given: str | dict[str, object], path: str) -> dict[str, object]:
+def _arguments(given: str | dict[str, object] | None, path: str) -> dict[str, object]:
     if isinstance(given, dict):
         return given
-    if not given.strip():
+    if given is None or not given.strip():
         return {}
     if len(given) > MAX_FIELD_BYTES:
         raise invalid(path, f"is larger than {MAX_FIELD_BYTES // 1024} KiB")

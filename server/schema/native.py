@@ -13,7 +13,13 @@ from lorax_serve.server.request import (
     effective_temperature,
     fold_seed,
 )
-from lorax_serve.server.schema.common import OUTPUT_CONTROLS, AdapterToken, ObjectShape, invalid
+from lorax_serve.server.schema.common import (
+    OUTPUT_CONTROLS,
+    AdapterToken,
+    ObjectShape,
+    invalid,
+    json_of,
+)
 from lorax_serve.server.schema.constraints import ResponseFormat
 from lorax_serve.server.schema.merging import MergedAdapters
 
@@ -22,12 +28,6 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Share = Annotated[float, Meta(ge=1e-6, le=1)]
 MAX_U64 = 2**64 - 1
 MAX_BEST_OF = 16
-
-
-class Body(Struct, frozen=True):
-    inputs: Annotated[str, Meta(min_length=1)]
-    parameters: Raw = Raw(b"{}")
-    stream: bool = False
 
 
 class Parameters(Struct, frozen=True, kw_only=True):
@@ -54,6 +54,7 @@ class Parameters(Struct, frozen=True, kw_only=True):
     decoder_input_details: bool = False
     return_k_alternatives: Annotated[int, Meta(ge=1, le=20)] | None = None
     response_format: ResponseFormat | None = None
+    cache_salt: Annotated[str, Meta(max_length=128)] = ""  # vLLM's
 
     def __repr__(self) -> str:
         return "Parameters(…)"  # one of them is secret
@@ -74,6 +75,12 @@ class Parameters(Struct, frozen=True, kw_only=True):
             or self.top_p < 1
             or self.typical_p < 1
         )
+
+
+class Body(Struct, frozen=True):
+    inputs: Annotated[str, Meta(min_length=1)]
+    parameters: Annotated[Raw, json_of(Parameters)] = Raw(b"{}")
+    stream: bool = False
 
 
 # OpenAI's way to shape an answer, which would change it if it were dropped.
@@ -127,6 +134,8 @@ def generation_request(inputs: str, asked: Parameters, *, streams: bool) -> Gene
         num_branches=asked.best_of,
         num_prompt_logprobs=0 if asked.decoder_input_details else None,
         truncate=asked.truncate,
+        truncate_param="parameters.truncate",
+        cache_salt=asked.cache_salt,
         max_new_tokens=asked.max_new_tokens,
         stop_strings=(asked.stop,) if isinstance(asked.stop, str) else asked.stop,
         keep_stop_string=True,
@@ -198,6 +207,10 @@ class PrefillToken(Struct, frozen=True):
     logprob: float | None  # null for the first
 
 
+Prefill = Annotated[Raw, json_of(tuple[PrefillToken, ...])]
+Tokens = Annotated[Raw, json_of(tuple[Token, ...])]
+
+
 class BestOfSequence(Struct, frozen=True):
     """An answer that was not the best."""
 
@@ -205,8 +218,8 @@ class BestOfSequence(Struct, frozen=True):
     finish_reason: str
     generated_tokens: int
     seed: int | None
-    prefill: Raw  # of PrefillTokens
-    tokens: Raw  # of Tokens
+    prefill: Prefill
+    tokens: Tokens
 
 
 class Details(Struct, frozen=True):
@@ -215,8 +228,8 @@ class Details(Struct, frozen=True):
     generated_tokens: int
     skipped_tokens: int
     seed: int | None
-    prefill: Raw  # of PrefillTokens; empty unless `decoder_input_details` asks for it
-    tokens: Raw  # of Tokens
+    prefill: Prefill  # empty unless `decoder_input_details` asks for it
+    tokens: Tokens
     best_of_sequences: tuple[BestOfSequence, ...] | UnsetType = UNSET
 
 

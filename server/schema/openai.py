@@ -4,7 +4,7 @@ vLLM made usual."""
 from dataclasses import replace
 from typing import Annotated, TypeGuard
 
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Struct
 
 from lorax_serve.ipc.types import SamplingParams
 from lorax_serve.server.request import (
@@ -26,6 +26,7 @@ from lorax_serve.server.schema.constraints import (
     Options,
     Pattern,
     ResponseFormat,
+    SchemaOrText,
     StructuredOutputs,
     guided_constraint,
     only_one,
@@ -69,14 +70,19 @@ class GenerationBody(Struct, frozen=True, kw_only=True):
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
     typical_p: Share = 1.0
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
+    min_tokens: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     ignore_eos: bool = False
     ignore_eos_token: bool = False
     stop_token_ids: tuple[TokenId, ...] = ()
+    add_special_tokens: bool | None = None  # true, but where a template has spelled them out
+    truncate_prompt_tokens: Count | None = None
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     cache_salt: Annotated[str, Meta(max_length=128)] = ""
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False  # where logprobs name tokens
     structured_outputs: StructuredOutputs | None = None
-    guided_json: Raw = ABSENT
+    guided_json: SchemaOrText = ABSENT
     guided_regex: Pattern | None = None
     guided_choice: Options | None = None
 
@@ -163,12 +169,22 @@ UNSERVED: dict[str, tuple[object, ...]] = {
     "moderation": (),
     "priority": (0,),
     "prompt_embeds": (),
+    "spaces_between_special_tokens": (True,),
     "suffix": ("",),
     "tool_prompt": (),
     "web_search_options": (),
 }
 
-COMPLETION = ObjectShape(CompletionBody, unserved=UNSERVED, tolerated=TOLERATED, large=("prompt",))
+# LoRAX's names. Left out, they would give another model's answer, or one without end.
+MEANT = {"adapter_id": "model", "max_new_tokens": "max_tokens"}
+
+COMPLETION = ObjectShape(
+    CompletionBody,
+    unserved=UNSERVED,
+    tolerated=TOLERATED,
+    large=("prompt",),
+    meant={**MEANT, "max_completion_tokens": "max_tokens"},
+)
 
 
 def completion_request(body: CompletionBody) -> GenerationRequest:
@@ -179,12 +195,14 @@ def completion_request(body: CompletionBody) -> GenerationRequest:
         raise invalid("best_of", "cannot be streamed where it is more than `n`")
     if body.max_tokens == 0 and not body.echo:
         raise invalid("max_tokens", "is 0, which needs `echo` to be true")
+    if body.echo and body.truncate_prompt_tokens is not None:
+        raise invalid("truncate_prompt_tokens", "cannot be given beside `echo`")
     prompt, *others = completion_prompts(body.prompt)
     num_logprobs = body.logprobs
     if num_logprobs is None and body.num_branches > body.n:
         num_logprobs = 0  # the best are found by them
     request = generation_request(
-        body, prompt, num_logprobs, body.max_tokens, add_special_tokens=True
+        body, prompt, num_logprobs, body.max_tokens, adds_special_tokens=True
     )
     return replace(
         request,
@@ -200,17 +218,25 @@ def generation_request(
     num_logprobs: int | None,
     max_new_tokens: int | None,
     *,
-    add_special_tokens: bool,
+    adds_special_tokens: bool,
 ) -> GenerationRequest:
+    """`adds_special_tokens`: unless the body says. Raises ServeError on fields that contradict."""
     body.check_stream_options()
+    if max_new_tokens is not None and body.min_tokens > max_new_tokens:
+        raise invalid("min_tokens", "is more than `max_tokens`")
     return GenerationRequest(
         prompt=prompt,
-        add_special_tokens=add_special_tokens,
+        add_special_tokens=(
+            adds_special_tokens if body.add_special_tokens is None else body.add_special_tokens
+        ),
+        truncate=body.truncate_prompt_tokens,
+        truncate_param="truncate_prompt_tokens",
         adapter_id=body.model,
         adapter_source=body.adapter_source,
         adapter_token=body.api_token,
         sampling=body.sampling(num_logprobs),
         max_new_tokens=max_new_tokens,
+        min_new_tokens=body.min_tokens,
         stop_strings=(body.stop,) if isinstance(body.stop, str) else body.stop,
         keep_stop_string=body.include_stop_str_in_output,
         stop_token_ids=body.stop_token_ids,

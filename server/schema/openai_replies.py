@@ -1,11 +1,14 @@
 """OpenAI's reply bodies and stream chunks. A field that is UNSET is left out of the JSON."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from lorax_serve.server.schema.common import json_of
+
 FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 StopReason = str | int | None  # vLLM's extension: the stop string or stop token that matched
+TokenIds = tuple[int, ...] | UnsetType  # vLLM's extension, for `return_token_ids`
 
 
 class PromptTokensDetails(Struct, frozen=True):
@@ -48,10 +51,10 @@ class CompletionLogprobs(Struct, frozen=True):
     Of the first token of an echoed prompt the model says nothing: null.
     """
 
-    tokens: Raw  # of str
-    token_logprobs: Raw  # of float | None
-    top_logprobs: Raw  # of dict[str, float] | None
-    text_offset: Raw  # of int
+    tokens: Annotated[Raw, json_of(list[str])]
+    token_logprobs: Annotated[Raw, json_of(list[float | None])]
+    top_logprobs: Annotated[Raw, json_of(list[dict[str, float] | None])]
+    text_offset: Annotated[Raw, json_of(list[int])]
 
 
 class CalledFunction(Struct, frozen=True):
@@ -84,6 +87,7 @@ class ChatChoice(Struct, frozen=True, kw_only=True):
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason
     stop_reason: StopReason
+    token_ids: TokenIds = UNSET
 
 
 class ChatCompletion(Struct, frozen=True, kw_only=True):
@@ -95,6 +99,7 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
     choices: tuple[ChatChoice, ...]
     usage: Usage
     service_tier: Literal["default"] | UnsetType = UNSET
+    prompt_token_ids: TokenIds = UNSET
 
 
 class ChatDelta(Struct, frozen=True):
@@ -110,6 +115,7 @@ class ChatChunkChoice(Struct, frozen=True, kw_only=True):
     logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None = None
     stop_reason: StopReason | UnsetType = UNSET  # on the last chunk
+    token_ids: TokenIds = UNSET  # of this chunk
 
 
 class ChatChunk(Struct, frozen=True, kw_only=True):
@@ -120,6 +126,7 @@ class ChatChunk(Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: tuple[ChatChunkChoice, ...]
     usage: Usage | UnsetType | None = UNSET
+    prompt_token_ids: TokenIds = UNSET  # on the first chunk
 
 
 class CompletionChoice(Struct, frozen=True, kw_only=True):
@@ -128,6 +135,8 @@ class CompletionChoice(Struct, frozen=True, kw_only=True):
     logprobs: CompletionLogprobs | None = None
     finish_reason: FinishReason | None = None  # null in every chunk but the last
     stop_reason: StopReason | UnsetType = UNSET
+    token_ids: TokenIds = UNSET
+    prompt_token_ids: TokenIds = UNSET  # of a stream, on the choice's first chunk
 
 
 class Completion(Struct, frozen=True, kw_only=True):

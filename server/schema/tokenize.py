@@ -6,13 +6,14 @@ from msgspec import Meta, Raw, Struct
 
 from lorax_serve.ipc.types import TokenId
 from lorax_serve.server.errors import ServeError
-from lorax_serve.server.schema.common import ABSENT, ObjectShape, decode, invalid
+from lorax_serve.server.schema.common import ABSENT, ObjectShape, decode, invalid, json_of
 from lorax_serve.server.schema.conversation import (
     Conversation,
     Messages,
     TemplateKwargs,
     conversation,
 )
+from lorax_serve.server.schema.tools import AskedTools, Tools, asked_tools
 
 
 class LoraxTokenize(Struct, frozen=True):
@@ -36,6 +37,7 @@ class MessagesTokenize(Struct, frozen=True):
     add_generation_prompt: bool | None = None  # as of a chat request
     continue_final_message: bool = False
     chat_template_kwargs: TemplateKwargs = {}
+    tools: Tools = ()
     add_special_tokens: bool = False
     return_token_strs: bool = False
 
@@ -48,6 +50,10 @@ class MessagesTokenize(Struct, frozen=True):
             kwargs=self.chat_template_kwargs,
         )
 
+    def asked_tools(self) -> AskedTools | None:
+        """Those that a chat request shows whose model decides. Raises ServeError."""
+        return asked_tools(self.tools, ABSENT, parallel=None)
+
 
 class Detokenize(Struct, frozen=True):
     tokens: tuple[TokenId, ...]
@@ -57,7 +63,7 @@ class Tokenized(Struct, frozen=True):
     count: int
     max_model_len: int
     tokens: list[int]
-    token_strs: Raw | None  # of str: pieces of the vocabulary
+    token_strs: Annotated[Raw, json_of(list[str])] | None  # pieces of the vocabulary
 
 
 class Detokenized(Struct, frozen=True):
@@ -67,16 +73,17 @@ class Detokenized(Struct, frozen=True):
 # All adapters share the base model's tokenizer.
 TOLERATED = ("model",)
 
-# What a template would read besides messages.
+# What a template would read besides.
 UNSERVED: dict[str, tuple[object, ...]] = {
     "chat_template": (),
     "mm_processor_kwargs": ({},),
-    "tools": ([],),
 }
 
 LORAX = ObjectShape(LoraxTokenize, unserved={}, tolerated=TOLERATED, large=("inputs",))
 PROMPT = ObjectShape(PromptTokenize, unserved={}, tolerated=TOLERATED, large=("prompt",))
-MESSAGES = ObjectShape(MessagesTokenize, unserved=UNSERVED, tolerated=(), large=("messages",))
+MESSAGES = ObjectShape(
+    MessagesTokenize, unserved=UNSERVED, tolerated=(), large=("messages", "tools")
+)
 DETOKENIZE = ObjectShape(Detokenize, unserved={}, tolerated=TOLERATED, large=("tokens",))
 
 TokenizeBody = LoraxTokenize | PromptTokenize | MessagesTokenize

@@ -3,7 +3,7 @@
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from msgspec import Meta, Raw, Struct
 
@@ -60,6 +60,10 @@ class _Choice(Struct, frozen=True, forbid_unknown_fields=True):
     allowed_tools: _Allowed | None = None
 
 
+ToolChoice = Literal["none", "auto", "required"] | _Choice
+FunctionChoice = Literal["none", "auto"] | _Named
+
+
 class ToolMode(enum.Enum):
     AUTO = "auto"  # the model decides
     REQUIRED = "required"  # one call at least
@@ -77,6 +81,11 @@ class AskedTools:
 
     def shown(self) -> list[dict[str, Any]]:
         return [function.shown() for function in self.functions]
+
+    @property
+    def promises_in_vain(self) -> bool:
+        """Whether a schema is to be kept to that nothing enforces: the model calls by itself."""
+        return self.mode is ToolMode.AUTO and any(each.strict for each in self.functions)
 
     def constraint(self) -> Constraint | None:
         """What the whole answer has to be; None where the model decides."""

@@ -27,7 +27,7 @@ from lorax_serve.server.store.content import (
     is_shard,
 )
 
-MAX_FILES: Final = 68  # a config, 65 shards at most, and where a chat template may be
+MAX_FILES: Final = 66  # a config, and 65 shards at most; chat templates do not count
 _COMMON_START: Final = "adapter_"  # of all names that an adapter's files can have
 _BLOCK_BYTES: Final = 2**20
 _BLOCK_SECONDS: Final = 0.2
@@ -97,10 +97,10 @@ class S3Objects:
         if not listed:
             raise NotFoundOrForbidden("nothing there is called like an adapter")
         etags = {n: etag for n, etag in listed.items() if is_adapter_file(n) or is_shard(n)}
-        if self._with_templates and CONFIG_FILE in etags:
-            etags |= self._listed_templates(folder)
         if len(etags) > MAX_FILES:
             raise SourceCorrupt(f"more than {MAX_FILES} files")
+        if self._with_templates and CONFIG_FILE in etags:
+            etags |= self._listed_templates(folder)
         files = tuple(self._head(folder, name) for name in sorted(etags))
         if any(not _are_equal(file.etag, etags[file.name]) for file in files):
             raise SourceUnavailable("the files were replaced while they were listed")

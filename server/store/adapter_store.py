@@ -132,7 +132,7 @@ class AdapterStore:
         lease.release()
         async with self._changing:
             if self._entries.get(entry.digest) is entry:
-                log.warning("adapter_files_damaged", digest=entry.digest[:SHORT_DIGEST])
+                log.warning("adapter_files_damaged", revision=entry.digest[:SHORT_DIGEST])
                 await self._drop(entry)
         return None
 
@@ -177,7 +177,7 @@ class AdapterStore:
             self.fetch_counts[incoming.source].add(num_bytes, seconds)
         log.info(
             "adapter_fetched",
-            digest=digest[:SHORT_DIGEST],
+            revision=digest[:SHORT_DIGEST],
             source=incoming.source,
             bytes=num_bytes,
             seconds=round(seconds, 3),

@@ -18,7 +18,8 @@ class TextStream:
     """Joined, the texts of all deltas and of `finish` are `text`.
 
     `keep_stop_string`: the native API leaves the stop string at the end of the text, the OpenAI
-    API cuts it off, for which text is held back while it may yet become one.
+    API cuts it off, for which text is held back while it may yet become one. `min_tokens`: a stop
+    string is looked for in what comes after so many tokens.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class TextStream:
         stop: Sequence[str],
         *,
         keep_stop_string: bool,
+        min_tokens: int = 0,
         prompt_ids: Sequence[int] = (),
         skip_special_tokens: bool = True,
     ) -> None:
@@ -34,6 +36,7 @@ class TextStream:
             tokenizer, skip_special_tokens=skip_special_tokens, prompt_ids=prompt_ids
         )
         self._matcher = StopMatcher(stop, keep=keep_stop_string)
+        self._num_unmatched = min_tokens
         self._parts: list[str] = []
         self._stopped: str | None = None
 
@@ -50,7 +53,11 @@ class TextStream:
 
     def push(self, token_id: int) -> TextDelta:
         """After a stop string, further tokens add nothing."""
-        return self._advance(self._detokenizer.push(token_id))
+        text = self._detokenizer.push(token_id)
+        if self._num_unmatched:
+            self._num_unmatched -= 1
+            return TextDelta(self._hand_out(text))
+        return self._advance(text)
 
     def finish(self) -> str:
         """No more tokens: the text held back, unless a stop string has ended the text."""

@@ -1,8 +1,11 @@
-"""Faults 15 to 17 of docs/faults.md on the real server: damaged, not finite, and unfitting adapters
-of a hub. `-k row_16` selects those of a row.
+"""Faults 15 to 18 of docs/faults.md on the real server: damaged, not finite, and unfitting adapters
+of a hub, and a folder in somebody's hands; and 23, where the disk is the log's. `-k row_16` selects
+those of a row.
 """
 
+import os
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +44,8 @@ class Site:
     hub: HubStandIn
     root: Path
 
-    def complete(self, model: str) -> tuple[int, Any]:
-        body = {"model": model, "adapter_source": "hub", "prompt": "abc", "max_tokens": 8}
+    def complete(self, model: str, source: str = "hub") -> tuple[int, Any]:
+        body = {"model": model, "adapter_source": source, "prompt": "abc", "max_tokens": 8}
         return self.server.post("/v1/completions", {**body, "temperature": 0})
 
     def base_text(self) -> str:
@@ -88,6 +91,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     options = ("--model-id", root / "model", "--adapter-cache-dir", root / "kept")
     with hub_in_thread(lambda: HubStandIn(repositories)) as hub:
         more = ("--hub-endpoint", hub.url, "--num-threads", "1")
+        (root / "local").mkdir()
+        more = (*more, "--adapter-dir", root / "local")
         limits = ("--max-adapter-rank", str(MAX_RANK))
         with LiveServer(*options, *more, *limits, log=root / "log") as server:
             yield Site(server, hub, root)
@@ -150,3 +155,52 @@ def test_fault_17_at_most_five_offenders_are_listed_row_17(site: Site) -> None:
     error = site.error(site.spoiled(BadAdapter("nine", lambda f: edit_tensors(f, more), code, "")))
     assert error["code"] == code.value
     assert error["message"].count("unknown.") == 5
+
+
+def test_fault_23_a_full_disk_under_the_log_changes_no_answer_row_23(site: Site) -> None:
+    """What loads, what is refused and what does not exist is all logged, or would be."""
+    shutil.copytree(site.root / "good", site.root / "local" / "good")
+    shutil.copytree(site.root / "good", site.root / "local" / "bad")
+    BY_NAME["nan"].spoil(site.root / "local" / "bad")
+    options = ("--model-id", site.root / "model", "--adapter-dir", site.root / "local")
+    more = ("--adapter-cache-dir", site.root / "unlogged", "--hub-endpoint", site.hub.url)
+    with LiveServer(*options, *more, "--num-threads", "1", log=Path("/dev/full")) as server:
+        quiet = Site(server, site.hub, site.root)
+        assert quiet.base_text() == site.base_text()
+        assert quiet.text(GOOD) == site.text(GOOD)
+        for name, status in (("good", 200), ("bad", 422), ("absent", 404)):
+            body = {"model": name, "prompt": "abc", "max_tokens": 8}
+            assert server.post("/v1/completions", body)[0] == status
+        server.interrupt()
+        assert server.process.wait(timeout=30) == 0
+
+
+def test_fault_18_truncated_and_restored_while_it_is_loaded_row_18(site: Site) -> None:
+    """A folder of this machine, again and again: each request ends, right or with an error that
+    says so, and the engine, which maps no file, outlives it.
+    """
+    folder = site.root / "local" / "moving"
+    shutil.copytree(site.root / "good", folder)
+    weights = folder / WEIGHTS_NAME
+    whole, right = weights.read_bytes(), site.text(GOOD)
+    ended = threading.Event()
+
+    def tamper() -> None:
+        while not ended.wait(0.002):
+            os.truncate(weights, len(whole) // 2)
+            with weights.open("r+b") as file:
+                file.write(whole)
+
+    tampering = threading.Thread(target=tamper)
+    tampering.start()
+    try:
+        seen = [site.complete("moving", "local") for _ in range(25)]
+    finally:
+        ended.set()
+        tampering.join()
+    for status, reply in seen:
+        assert status in (200, 422, 503), reply
+        if status == 200:
+            assert reply["choices"][0]["text"] == right
+    status, reply = site.complete("moving", "local")
+    assert (status, reply["choices"][0]["text"]) == (200, right)

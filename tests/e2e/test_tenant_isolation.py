@@ -19,7 +19,13 @@ from tiny_models import build_tiny_model
 from tiny_tokenizers import write_byte_level
 
 ALICE, BOB = "hf_canary_of_alice", "hf_canary_of_bob"
-ADMIN_KEY = "key-of-the-operator"
+ADMIN_KEY = "canary-key-of-the-operator"
+OPERATORS = {
+    "LORAX_ADMIN_KEY": ADMIN_KEY,
+    "LORAX_HUB_TOKEN": "hf_canary_of_the_operator",
+    "LORAX_S3_ACCESS_KEY_ID": "canary-of-the-operators-bucket",
+    "LORAX_S3_SECRET_ACCESS_KEY": "canary-secret-of-the-operators-bucket",
+}
 PROMPT = "canary of a prompt, long enough to fill some blocks of the cache: "
 
 
@@ -50,7 +56,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with hub_in_thread(lambda: HubStandIn(repositories)) as hub:
         more = ("--hub-endpoint", hub.url, "--num-threads", "1")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("LORAX_ADMIN_KEY", ADMIN_KEY)
+            for name, secret in OPERATORS.items():
+                patch.setenv(name, secret)
             server = LiveServer(*options, *more, log=root / "log")
         with server:
             yield Site(server, root / "log")
@@ -113,9 +120,13 @@ def test_models_list_scoped(site: Site) -> None:
 
 
 def test_grep_the_world(site: Site) -> None:
-    """Prompts and tokens, of requests that went well and badly, are shown to nobody."""
+    """Prompts, tokens and the operator's secrets, of requests that went well and badly, are shown
+    to nobody.
+    """
     prompt = "world " + PROMPT
-    assert site.ask(prompt, ALICE)[0] == 200
+    status, answer = site.ask(prompt, ALICE)
+    assert status == 200
+    assert site.server.get("/adapters", Authorization="Bearer canary-guess")[0] == 403
     bodies = [
         site.ask(prompt, "hf_canary_of_nobody"),
         site.ask(prompt, ALICE, max_tokens=-1),
@@ -123,14 +134,16 @@ def test_grep_the_world(site: Site) -> None:
         site.ask(prompt * 1000, ALICE),
     ]
     assert all(status >= 400 for status, _ in bodies), bodies
-    shown = {"errors": repr(bodies), "log": site.log.read_text()}
+    shown = {"answer": repr(answer), "errors": repr(bodies), "log": site.log.read_text()}
     for path in ("/metrics", "/adapters", "/v1/models", "/ready"):
         shown[path] = site.server.get(path)[1].decode()
     status, body = site.server.get("/adapters", Authorization=f"Bearer {ADMIN_KEY}")
     assert status == 200 and b"org/shared" in body, "an operator is told what is here"
     shown["/adapters, asked by the operator"] = body.decode()
     for pid in site.server.group():
-        for file in ("cmdline", "comm", "environ"):
+        # Whoever started the server has given it its secrets, and no process that it starts.
+        given = () if pid == site.server.process.pid else ("environ",)
+        for file in ("cmdline", "comm", *given):
             shown[f"{file} of {pid}"] = Path(f"/proc/{pid}/{file}").read_bytes().decode()
     assert "lorax_adapter_requests_total" in shown["/metrics"]
     assert shown["log"]

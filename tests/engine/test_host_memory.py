@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from local_engine import LocalEngine
 from lorax_serve.engine.device_defaults import host_adapter_bytes, max_loading
 from lorax_serve.engine.errors import ModelRefused
 from lorax_serve.engine.host_memory import available_bytes
 from lorax_serve.ipc.config import EngineConfig
+from tiny_models import build_tiny_model
 
 MIB = 2**20
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -54,6 +56,18 @@ def test_more_than_there_is_is_refused_with_the_sums() -> None:
     assert host_adapter_bytes(asked, GPU, 500 * MIB) == 500 * MIB
     with pytest.raises(ModelRefused, match=r"--host-adapter-memory of 500 MiB.* 499 MiB"):
         host_adapter_bytes(asked, GPU, 499 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("field", "option"),
+    [("adapter_pool_bytes", "--adapter-memory"), ("kv_cache_bytes", "--kv-cache-memory")],
+)
+def test_what_a_cpu_has_not_is_refused_before_it_is_asked_for(
+    tmp_path: Path, field: str, option: str
+) -> None:
+    build_tiny_model("llama", tmp_path)
+    with pytest.raises(ModelRefused, match=rf"^{option} of \d+ MiB does not fit"):
+        LocalEngine(tmp_path, **{field: 2**50})
 
 
 def test_a_gpu_leaves_more_threads_to_the_loads() -> None:

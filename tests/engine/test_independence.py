@@ -43,6 +43,7 @@ REQUEST = st.fixed_dictionaries(
         "arrival": st.integers(0, 12),
         "prompt": PROMPT,
         "num_tokens": st.integers(1, 24),
+        "min_tokens": st.sampled_from([0, 0, 3, 20]),
         "ignore_eos": st.booleans(),
         "stop_token_ids": st.sampled_from([(), (), (7,), tuple(range(8, 80))]),
         "adapter": st.sampled_from([None, "a", "b", "c"]),
@@ -131,6 +132,7 @@ def _request(files: Path, name: str, each: dict[str, Any]) -> Generate:
     adapter = None if each["adapter"] is None else files / each["adapter"]
     stop = StopConditions(
         max_new_tokens=each["num_tokens"],
+        min_new_tokens=each["min_tokens"],
         stop_token_ids=each["stop_token_ids"],
         ignore_eos=each["ignore_eos"],
     )

@@ -12,7 +12,8 @@ import torch
 from local_engine import LocalEngine, greedy
 from local_engine import pooling_request as pooling
 from lorax_serve.engine.cuda.launched_step import CudaStep, StepResults
-from lorax_serve.engine.prompt_sums import read_sums, sum_prompts
+from lorax_serve.engine.pooled_prompt import PooledPrompt
+from lorax_serve.engine.prompt_rows import prompt_rows
 from lorax_serve.engine.runner import Runner
 from lorax_serve.engine.step import Step
 from lorax_serve.ipc.messages import Pool
@@ -125,7 +126,7 @@ class _Device:
 
     def launch(self, runner: Runner, step: Step) -> CudaStep:
         computed = self._launch(runner, step)
-        return CudaStep(self, step, computed.logits, computed.scores, computed.sums)
+        return CudaStep(self, step, computed.logits, computed.scores, computed.rows)
 
     def keep(self, step: Step, token_ids: torch.Tensor) -> None:
         assert len(token_ids) == len(step.sampling)
@@ -161,10 +162,14 @@ def test_the_results_of_a_devices_steps_say_the_same(
 def test_rows_are_found_behind_the_padding(num_padded: int) -> None:
     """One row of a decode, padding as in a graph's shape, then a prompt's rows."""
     hidden = torch.arange(24.0).view(8, 3)
-    items = [SimpleNamespace(num_tokens=n, num_pooled=p) for n, p in ((1, 1), (2, 1), (2, 2))]
-    step: Any = SimpleNamespace(scheduled=items, num_decodes=1)
-    sums = sum_prompts(step, hidden, num_padded=num_padded)
-    first, second, third = read_sums(sums)
+    pooled = SimpleNamespace(pooled=PooledPrompt(Pooling.MEAN))
+    items = [
+        SimpleNamespace(num_tokens=n, num_pooled=p, sequence=pooled, adapter_slot=0)
+        for n, p in ((1, 1), (2, 1), (2, 2))
+    ]
+    step: Any = SimpleNamespace(scheduled=items, num_decodes=1, pooling=items)
+    rows = prompt_rows(step, hidden, lambda slot: None, num_padded=num_padded)
+    first, second, third = rows.read(step)
     at = 1 + num_padded
     assert first == pytest.approx(hidden[0].numpy())
     assert second == pytest.approx(hidden[at + 1].numpy())

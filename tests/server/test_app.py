@@ -103,3 +103,14 @@ async def test_a_body_that_never_arrives_times_out(wire_files: Path) -> None:
         writer.close()
         await writer.wait_closed()
     assert b" 408 " in status
+
+
+@pytest.mark.parametrize("expectation", ["100-continue", "nonsense"])
+async def test_any_expectation_is_no_obstacle(wire: Wire, expectation: str) -> None:
+    wire.will_say("ok")
+    headers = {"Expect": expectation}
+    reply = await wire.client.post("/generate", json={"inputs": "hi"}, headers=headers)
+    assert await reply.json() == {"generated_text": "ok"}
+    reply = await wire.client.get("/nothing", headers=headers)
+    assert 400 <= reply.status < 500
+    assert wire.logs == []

@@ -12,6 +12,7 @@ import pytest
 from fake_engine import FakeEngine
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.app import build_app
+from lorax_serve.server.documentation import packaged_document
 from lorax_serve.server.error_replies import (
     HTTP_SENTENCES,
     INTERNAL,
@@ -20,7 +21,8 @@ from lorax_serve.server.error_replies import (
 )
 from lorax_serve.server.errors import EngineLost, ServeError
 from lorax_serve.server.routes.health import Info
-from lorax_serve.server.schema import embeddings, native, tokenize
+from lorax_serve.server.schema import chat, classify, embeddings, native, openai, tokenize
+from lorax_serve.server.schema import openai_replies as replies
 from lorax_serve.server.schema.common import ObjectShape
 from lorax_serve.server.schema.constraints import ResponseFormat
 from lorax_serve.server.schema.merging import MergedAdapters
@@ -53,6 +55,7 @@ def tables() -> dict[str, Rows]:
 
 
 TABLES = tables()
+DOCUMENT = msgspec.json.decode(packaged_document())
 
 REQUESTS: dict[str, ObjectShape[Any]] = {
     "Body: field": native.BODY,
@@ -60,10 +63,19 @@ REQUESTS: dict[str, ObjectShape[Any]] = {
     "Embeddings: field of `/embed`": embeddings.EMBED,
     "Embeddings: field of its `parameters`": embeddings.EMBED_PARAMETERS,
     "`POST /v1/embeddings`: field": embeddings.EMBEDDINGS,
+    "Classification: field of `/classify`": classify.CLASSIFY,
+    "Classification: field of `/classify_batch`": classify.CLASSIFY_BATCH,
     "Tokenize: field of LoRAX's shape": tokenize.LORAX,
     "Tokenize: field of vLLM's shape for a text": tokenize.PROMPT,
     "Tokenize: field of vLLM's shape for a chat": tokenize.MESSAGES,
     "Tokenize: field of `/detokenize`": tokenize.DETOKENIZE,
+}
+
+# Requests whose fields are in two tables: what both have, and what is the one's own.
+BOTH = "Chats and completions: field of both"
+SHARING: dict[str, ObjectShape[Any]] = {
+    "`POST /v1/chat/completions`: field of chats alone": chat.CHAT,
+    "`POST /v1/completions`: field of completions alone": openai.COMPLETION,
 }
 
 # Objects inside of requests, of which no field is left out.
@@ -72,7 +84,15 @@ STRICT: dict[str, type[msgspec.Struct]] = {
     "`parameters.response_format`: field": ResponseFormat,
 }
 
+CHATS = "`POST /v1/chat/completions`: field of a"
 REPLIES: dict[str, type[msgspec.Struct]] = {
+    f"{CHATS} chat's reply": replies.ChatCompletion,
+    f"{CHATS} message": replies.ChatMessage,
+    f"{CHATS} call": replies.ToolCall,
+    f"{CHATS} token's logprob": replies.TokenLogprob,
+    "`POST /v1/completions`: field of a completion's reply": replies.Completion,
+    "`POST /v1/completions`: field of a completion's logprobs": replies.CompletionLogprobs,
+    "Chats and completions: field of `usage`": replies.Usage,
     "Reply: field": native.Reply,
     "Reply: field of `details`": native.Details,
     "Reply: field of another answer": native.BestOfSequence,
@@ -84,6 +104,7 @@ REPLIES: dict[str, type[msgspec.Struct]] = {
     "Embeddings: field of the reply": embeddings.Embedded,
     "`POST /v1/embeddings`: field of the reply": embeddings.EmbeddingList,
     "`POST /v1/embeddings`: field of an item": embeddings.Embedding,
+    "Classification: field of a label": classify.Label,
     "Tokenize: field of a piece": TokenPiece,
     "Tokenize: field of vLLM's reply": tokenize.Tokenized,
     "Tokenize: field of its reply": tokenize.Detokenized,
@@ -115,6 +136,15 @@ def test_fields_of_requests(table: str) -> None:
     assert sorted(kinds["refused"]) == sorted(shape.unserved.keys() - shape.served)
 
 
+@pytest.mark.parametrize("table", SHARING)
+def test_fields_of_requests_that_share_most(table: str) -> None:
+    shape, kinds = SHARING[table], by_kind([*TABLES[BOTH], *TABLES[table]])
+    assert sorted(kinds["served"]) == sorted(shape.served)
+    tolerated = shape.tolerated - shape.served
+    assert sorted(kinds["no effect"]) == sorted(tolerated)
+    assert sorted(kinds["refused"]) == sorted(shape.unserved.keys() - shape.served)
+
+
 @pytest.mark.parametrize("table", STRICT)
 def test_fields_of_objects_inside(table: str) -> None:
     struct, kinds = STRICT[table], by_kind(TABLES[table])
@@ -126,6 +156,25 @@ def test_fields_of_objects_inside(table: str) -> None:
 @pytest.mark.parametrize("table", REPLIES)
 def test_fields_of_replies_in_their_order(table: str) -> None:
     assert named(TABLES[table]) == fields(REPLIES[table])
+
+
+@pytest.mark.parametrize(
+    ("struct", "own"),
+    [
+        (replies.ChatChoice, ["message"]),
+        (replies.ChatChunkChoice, ["delta"]),
+        (replies.CompletionChoice, ["text", "prompt_token_ids"]),
+    ],
+)
+def test_fields_of_choices(struct: type[msgspec.Struct], own: list[str]) -> None:
+    shared = named(TABLES["Chats and completions: field of a choice of either"])
+    assert sorted([*shared, *own]) == sorted(fields(struct))
+
+
+def test_chunks_have_no_field_that_a_whole_reply_has_not() -> None:
+    chat_fields = set(named(TABLES[f"{CHATS} chat's reply"]))
+    assert set(fields(replies.ChatChunk)) == chat_fields - {"service_tier"}
+    assert set(fields(replies.ChatDelta)) == set(named(TABLES[f"{CHATS} message"])) - {"refusal"}
 
 
 def test_errors() -> None:
@@ -168,3 +217,5 @@ async def test_headers(wire: Wire, path: str, column: int) -> None:
     rows = TABLES["Headers: header of a reply"]
     listed = {NAME.findall(row[0])[0] for row in rows if column == 0 or row[1] == "yes"}
     assert sent - {"x-accel-buffering"} == listed
+    documented = DOCUMENT["paths"][path]["post"]["responses"]["200"]["headers"]
+    assert listed == documented.keys()

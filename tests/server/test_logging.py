@@ -2,14 +2,19 @@
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 import structlog
 from aiohttp.http_exceptions import LineTooLong
 
-from lorax_serve.server.logging import configure_logging
+from lorax_serve.engine.logging import configure_logging as configure_engine_logging
+from lorax_serve.server.logging import configure_logging, say
+
+Configure = Callable[[], None]
 
 SECRET = "my-prompt-and-my-token"
 
@@ -21,6 +26,14 @@ def undone() -> Iterator[None]:
     yield
     root.handlers[:], root.level = handlers, level
     structlog.reset_defaults()
+
+
+def frontend_logs() -> None:
+    configure_logging("info", json=True, colors=False)
+
+
+def engine_logs() -> None:
+    configure_engine_logging("info", as_json=True)
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
@@ -50,6 +63,30 @@ def test_libraries_speak_in_the_same_form(capsys: pytest.CaptureFixture[str]) ->
     logging.getLogger("some.library").info("never mind")
     [line] = said(capsys)
     assert (line["event"], line["level"]) == ("beware of dogs", "warning")
+
+
+@pytest.mark.parametrize("configure", [frontend_logs, engine_logs])
+def test_fault_23_a_log_that_cannot_be_written_fails_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], configure: Configure
+) -> None:
+    """A disk that is full, a reader that is gone, and then it is there again."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    written = sys.stderr
+    full = os.open("/dev/full", os.O_WRONLY)
+    for broken in (os.fdopen(full, "w"), os.fdopen(writer, "w")):
+        monkeypatch.setattr(sys, "stderr", broken)
+        configure()
+        for _ in range(3):
+            structlog.get_logger().error("lost", text="x" * 100_000)
+            say("lost, too\n" * 10_000)
+        with suppress(OSError):
+            broken.close()
+        structlog.get_logger().error("nor does a closed one")
+    monkeypatch.setattr(sys, "stderr", written)
+    configure()
+    structlog.get_logger().info("ready")
+    assert [line["event"] for line in said(capsys)] == ["ready"]
 
 
 def test_loggers_made_before_the_configuration_follow_it(

@@ -61,6 +61,7 @@ class FakeSlot:
     index: int
     digest: str
     num_pins: int = 0
+    head: None = None
 
 
 @dataclass
@@ -94,6 +95,10 @@ class FakeAdapters:
     asked_even_arriving: list[tuple[str, bool]] = field(default_factory=list)
     num_changes: int = 0
     kept: FakeKept = field(default_factory=FakeKept)
+
+    @property
+    def num_loading(self) -> int:
+        return len(self.loading)
 
     def is_settled(self, ref: AdapterRef) -> bool:
         return ref in self.resident or (ref.name in self.broken and self.loading.get(ref) == 0)

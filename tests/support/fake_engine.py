@@ -13,6 +13,7 @@ from lorax_serve.ipc.types import (
     EngineInfo,
     ErrorCode,
     FinishReason,
+    HeadKind,
     PromptStats,
     RequestId,
     TokenLogprob,
@@ -62,6 +63,7 @@ class FakeEngine:
     is_ready: bool = True
     requests: list[Generate] = field(default_factory=list)
     pooled: list[Pool] = field(default_factory=list)
+    labels: tuple[HeadKind, list[list[float]]] | None = None  # what the next heads say
     aborted: list[RequestId] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     commands: list[tuple[AdapterAction, AdapterRef | None]] = field(default_factory=list)
@@ -105,11 +107,14 @@ class FakeEngine:
                     ended = True
                     raise step
             ended = True
-            return PromptPooled(
-                request.request_id,
-                pooled_vector(request.prompt_token_ids),
-                PromptStats(num_cached_tokens=3, queue_seconds=0.002),
-            )
+            stats = PromptStats(num_cached_tokens=3, queue_seconds=0.002)
+            if request.pooling is None:
+                assert self.labels is not None, "the test did not say what the head says"
+                kind, rows = self.labels
+                said = b"".join(struct.pack(f"<{len(row)}f", *row) for row in rows)
+                return PromptPooled(request.request_id, said, stats, kind, len(rows[0]))
+            vector = pooled_vector(request.prompt_token_ids)
+            return PromptPooled(request.request_id, vector, stats)
         finally:
             if not ended:
                 self.aborted.append(request.request_id)

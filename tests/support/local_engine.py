@@ -146,7 +146,7 @@ def greedy(
 
 
 def pooling_request(
-    request_id: str, prompt: list[int], *, pooling: Pooling, adapter: Path | None = None
+    request_id: str, prompt: list[int], *, pooling: Pooling | None, adapter: Path | None = None
 ) -> Pool:
     return Pool(
         request_id=RequestId(request_id),

@@ -85,7 +85,8 @@ def any_row(draw: st.DrawFn, vocab_size: int) -> SamplingRow:
     )
     if draw(st.booleans()):
         params = msgspec.structs.replace(params, temperature=0.0)
-    return row(params, draw(token_ids), draw(token_ids))
+    banned = draw(st.sets(st.integers(0, vocab_size - 1), max_size=3))
+    return SamplingRow(params, draw(token_ids), draw(token_ids), tuple(banned))
 
 
 def transformers_scores(

@@ -1,5 +1,6 @@
 """What a model's text turns out to hold when it may call tools."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,15 +39,12 @@ class ToolReader(Protocol):
 
 def joined(events: list[ToolEvent]) -> list[ToolEvent]:
     """Neighbours of one kind as one; empty ones left out, but for calls."""
+    told = [event for event in events if isinstance(event, CallBegun) or event.text]
     result: list[ToolEvent] = []
-    for event in events:
-        match event, result[-1] if result else None:
-            case (Content(""), _) | (Arguments(""), _):
-                continue
-            case Content(text), Content(before):
-                result[-1] = Content(before + text)
-            case Arguments(text), Arguments(before):
-                result[-1] = Arguments(before + text)
-            case _:
-                result.append(event)
+    for kind, run in itertools.groupby(told, type):
+        if kind is CallBegun:
+            result += run
+            continue
+        text = "".join(event.text for event in run if not isinstance(event, CallBegun))
+        result.append(Content(text) if kind is Content else Arguments(text))
     return result

@@ -3,7 +3,7 @@
 import enum
 import json
 
-from lorax_serve.server.text.tool_calls.call_object import CallObject, State
+from lorax_serve.server.text.tool_calls.call_object import MAX_NAME_CHARS, CallObject, State
 from lorax_serve.server.text.tool_calls.events import (
     Arguments,
     CallBegun,
@@ -49,7 +49,7 @@ class CallReader:
         self._events: list[ToolEvent] = []
         self._raw: list[str] = []  # since the opening or the last call; content if no call follows
         self._held = ""  # the start of an opening or a closing, perhaps
-        self._space = ""  # after content or a call; content if more of it follows
+        self._space: list[str] = []  # after content or a call; content if more of it follows
         self._has_called = self._follows_call = False
         self._call = CallObject()
         self._name = ""
@@ -74,7 +74,7 @@ class CallReader:
         if not is_cut_off:
             self._add_content(self._held)
         if not self._has_called:
-            self._events.append(Content(self._space))
+            self._events.append(Content("".join(self._space)))
         return self._take_events()
 
     def _take_events(self) -> list[ToolEvent]:
@@ -97,14 +97,14 @@ class CallReader:
         return found + len(opening)
 
     def _add_content(self, text: str) -> None:
-        text = self._space + text
         if self._follows_call:
             text = text.lstrip(_SPACE)
         shown = text.rstrip(_SPACE)
-        self._space = text[len(shown) :]
         if shown:
             self._follows_call = False
-            self._events.append(Content(shown))
+            self._events += [*map(Content, self._space), Content(shown)]
+            self._space = []
+        self._space.append(text[len(shown) :])
 
     # -- calls
 
@@ -142,6 +142,8 @@ class CallReader:
         self._raw.append(char)
         if self._mode is _Mode.NAME and char in _NAME_CHARS:
             self._name += char
+            if len(self._name) > MAX_NAME_CHARS:
+                self._give_up()
             return
         if self._mode in (_Mode.NAME, _Mode.BEFORE_ARGUMENTS):
             self._mode = _Mode.BEFORE_ARGUMENTS
@@ -157,7 +159,7 @@ class CallReader:
         self._call.events.clear()
         if self._call.has_begun:
             self._has_called = self._follows_call = True
-            self._space, self._raw = "", []
+            self._space, self._raw = [], []
         if self._call.state is State.DONE:
             self._mode = _Mode.BETWEEN
         elif self._call.state is State.BROKEN:

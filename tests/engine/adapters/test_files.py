@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from lorax_serve.engine.adapters.file_watch import FileWatch
 from lorax_serve.engine.adapters.files import read_file
 from lorax_serve.engine.adapters.read_memory import ReadMemory
 from lorax_serve.engine.adapters.refusal import Refusal
 from lorax_serve.ipc.types import ErrorCode
+
+WATCH = FileWatch()
 
 
 def num_open_files() -> int:
@@ -33,7 +36,7 @@ def test_what_is_no_file_of_ours_is_refused_and_closed(obstacle: str, tmp_path: 
     before = num_open_files()
     for _ in range(3):
         with pytest.raises(Refusal) as refused:
-            read_file(tmp_path / "file", max_bytes=100, memory=ReadMemory(0))
+            read_file(tmp_path / "file", max_bytes=100, memory=ReadMemory(0), watch=WATCH)
         assert refused.value.code is code
         assert "file" in refused.value.reasons[0]
     assert num_open_files() == before
@@ -42,12 +45,14 @@ def test_what_is_no_file_of_ours_is_refused_and_closed(obstacle: str, tmp_path: 
 def test_a_file_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Refusal):
-        read_file(tmp_path / "file" / "inside", max_bytes=100, memory=ReadMemory(0))
+        read_file(
+            tmp_path / "file" / "inside", max_bytes=100, memory=ReadMemory(0), watch=FileWatch()
+        )
 
 
 def test_a_missing_file_is_for_the_caller_to_explain(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        read_file(tmp_path / "file", max_bytes=100, memory=ReadMemory(0))
+        read_file(tmp_path / "file", max_bytes=100, memory=ReadMemory(0), watch=WATCH)
 
 
 def test_a_disk_that_fails_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,13 +63,13 @@ def test_a_disk_that_fails_is_a_refusal(tmp_path: Path, monkeypatch: pytest.Monk
     before = num_open_files()
     with monkeypatch.context() as patch, pytest.raises(Refusal, match="cannot be read"):
         patch.setattr("os.fstat", fail)
-        read_file(tmp_path / "file", max_bytes=100, memory=ReadMemory(0))
+        read_file(tmp_path / "file", max_bytes=100, memory=ReadMemory(0), watch=WATCH)
     assert num_open_files() == before
 
 
 def test_a_file_is_read_whole_and_closed(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 100)
     before = num_open_files()
-    content = read_file(tmp_path / "file", max_bytes=100, memory=ReadMemory(0))
+    content = read_file(tmp_path / "file", max_bytes=100, memory=ReadMemory(0), watch=WATCH)
     assert content.data == b"x" * 100
     assert num_open_files() == before

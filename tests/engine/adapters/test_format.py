@@ -15,7 +15,6 @@ from peft import PeftModel
 import peft_adapters
 from lorax_serve.engine.adapters import format as format_module
 from lorax_serve.engine.adapters.format import read_adapter
-from lorax_serve.engine.adapters.read_memory import ReadMemory
 from lorax_serve.engine.adapters.slab import slab_matrices
 from lorax_serve.engine.errors import AdapterRejected
 from lorax_serve.ipc.types import ErrorCode
@@ -335,8 +334,8 @@ def test_files_that_change_under_our_hands_are_noticed(
 ) -> None:
     real_read_weights = format_module._read_weights
 
-    def read_then_harm(folder: Path, max_bytes: int, memory: ReadMemory) -> Any:
-        content = real_read_weights(folder, max_bytes, memory)
+    def read_then_harm(folder: Path, *options: Any) -> Any:
+        content = real_read_weights(folder, *options)
         file = folder / victim
         if harm == "truncate":
             file.write_bytes(file.read_bytes()[:20])

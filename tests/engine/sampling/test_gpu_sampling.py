@@ -24,7 +24,10 @@ PARAMS = [
     SamplingParams(temperature=0.0, repetition_penalty=1.4, logit_bias=((7, 50.0),)),
     SamplingParams(temperature=0.9, seed=6, frequency_penalty=1.0, presence_penalty=0.5),
 ]
-ROWS = [SamplingRow(params, [5, 6, 7], [8, 9, 8]) for params in PARAMS]
+ROWS = [
+    SamplingRow(params, [5, 6, 7], [8, 9, 8], banned_token_ids=(7, 9) if place % 3 else ())
+    for place, params in enumerate(PARAMS)
+]
 
 
 @contextmanager

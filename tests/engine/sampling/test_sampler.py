@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -120,6 +121,16 @@ def test_a_bias_never_lifts_a_masked_token() -> None:
     assert sampled.token_ids == (33, 33)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_is_banned_is_never_picked_however_likely(temperature: float) -> None:
+    params = SamplingParams(temperature=temperature, logit_bias=((1, 100.0),), num_logprobs=1)
+    logits = torch.tensor([[0.0, 50.0, -50.0]])
+    sampled = sample(logits, [SamplingRow(params, [], [], (0, 1))], None)
+    assert sampled.token_ids == (2,)
+    assert sampled.logprobs[0] is not None
+    assert sampled.logprobs[0].logprob == pytest.approx(-100.0)  # the model's own
+
+
 # Independence
 
 
@@ -133,9 +144,14 @@ def test_a_row_is_the_same_bits_alone_and_in_any_batch(
     masked = data.draw(st.sets(st.integers(0, num_rows - 1)))
     token_ids = st.lists(st.integers(0, vocab_size - 1), min_size=1)
     mask = masks({i: data.draw(token_ids) for i in masked}, vocab_size) if masked else None
+    rows = [
+        replace(each, banned_token_ids=()) if i in masked else each for i, each in enumerate(rows)
+    ]
     before = logits.clone()
     sampled = assert_rows_equal_alone(logits, rows, mask)
     assert all(sampled.finite)
+    for token_id, each in zip(sampled.token_ids, rows, strict=True):
+        assert token_id not in each.banned_token_ids
     assert torch.equal(logits, before)
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from lorax_serve.kernels.sgmv import SegmentsDelta, SiteWeights
 from lorax_serve.kernels.triton.lora_delta import (
     DECODE,
     PROMPT,
+    SHORT_PROMPT,
     LoraWeightsOnDevice,
     SgmvShapes,
     TritonLoraDelta,
@@ -25,15 +27,20 @@ from random_lora import out_features, pack, random_weights
 
 # Small enough for the interpreter, yet several splits, products and column blocks a site.
 SMALL_DECODE = SgmvShapes(
+    4,
     ShrinkShape(tile_rows=16, split=64, block_k=64, block_r=16, max_tile_programs=3),
     ShrinkShape(tile_rows=16, split=64, block_k=64, block_r=16, max_tile_programs=2),
     ExpandShape(block_n=64, max_tile_programs=2),
 )
+SMALL_SHORT_PROMPT = replace(SMALL_DECODE, tile_rows=16)
 SMALL_PROMPT = SgmvShapes(
+    32,
     ShrinkShape(tile_rows=32, split=128, block_k=32, block_r=32),
     ShrinkShape(tile_rows=32, split=128, block_k=32, block_r=32),
     ExpandShape(block_n=64),
 )
+SMALL = (SMALL_DECODE, SMALL_SHORT_PROMPT, SMALL_PROMPT)
+KINDS = ("decode", "short_prompt", "prompt")
 RANKS = (16, 1, 8, 0, 100, 64)
 
 
@@ -93,7 +100,7 @@ class Pool:
         self.max_ranks = 3 * max(ranks)
 
     def delta(self, segments: Segments, num_tiles: int | None = None) -> TritonLoraDelta:
-        tiles = torch.from_numpy(tiles_of(segments, self.shapes.shrink.tile_rows))
+        tiles = torch.from_numpy(tiles_of(segments, self.shapes.tile_rows))
         if num_tiles is not None:
             padding = torch.full((num_tiles - len(tiles), 3), -1, dtype=torch.int32)
             tiles = torch.cat((tiles, padding))
@@ -125,7 +132,7 @@ TRAFFIC = {
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("shapes", [SMALL_DECODE, SMALL_PROMPT], ids=["decode", "prompt"])
+@pytest.mark.parametrize("shapes", SMALL, ids=KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("traffic", TRAFFIC)
 def test_kernels_equal_the_twin(
@@ -135,7 +142,7 @@ def test_kernels_equal_the_twin(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("shapes", [DECODE, PROMPT], ids=["decode", "prompt"])
+@pytest.mark.parametrize("shapes", [DECODE, SHORT_PROMPT, PROMPT], ids=KINDS)
 @pytest.mark.parametrize("traffic", TRAFFIC)
 def test_kernels_equal_the_twin_at_the_size_of_llama(traffic: str, shapes: SgmvShapes) -> None:
     device = torch.device("cuda")
@@ -191,7 +198,7 @@ def test_warming_up_computes_nothing(device: torch.device) -> None:
     slab = torch.full((16,), float("nan"), device=device)
     table = torch.zeros(2, layout.width, dtype=torch.int64, device=device)
     weights = LoraWeightsOnDevice.of(layout, slab, table)
-    for shapes in (DECODE, PROMPT):
+    for shapes in (DECODE, SHORT_PROMPT, PROMPT):
         warm_up(weights, shapes)
     assert bool(slab.isnan().all()) and not bool(table.any())
 

@@ -314,7 +314,7 @@ async def test_operators_see_downloads_and_how_they_ended(serve: Serve) -> None:
         (line,) = [line for line in served.logs if line["event"] == "adapter_fetched"]
         adapter = served.engine.requests[0].adapter
         assert isinstance(adapter, AdapterRef)
-        assert (line["digest"], line["source"]) == (adapter.revision[:12], "hub")
+        assert (line["revision"], line["source"]) == (adapter.revision[:12], "hub")
         assert line["bytes"] == len(CONFIG) + len(WEIGHTS) and line["seconds"] >= 0
         assert "closed" not in str(line)
         metrics = await (await served.client.get("/metrics")).text()

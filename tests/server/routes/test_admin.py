@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from aiohttp.test_utils import TestClient, TestServer
+from structlog.testing import capture_logs
 
 from fake_engine import FakeEngine, Tokens
 from lorax_serve.ipc.adapter_report import AdapterReport, AdapterState, TierUse
@@ -95,6 +96,13 @@ async def keyless(wire_files: Path) -> AsyncIterator[Desk]:
 
 
 # -- the key
+
+
+async def test_nulls_are_absent_fields(desk: Desk) -> None:
+    nulls = dict.fromkeys(("source", "api_token", "pin", "load_inplace"))
+    status, text = await desk.load("named", "alice", **nulls)
+    assert status == 200, text
+    assert desk.pins == set()
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
@@ -358,3 +366,47 @@ async def test_random_operations_leave_exactly_what_is_expected(desk: Desk) -> N
         name: f"local:{target}" for name, target in names.items()
     }
     assert {n for n, s in status.items() if s["pinned"]} == pins == desk.pins
+
+
+# -- the log
+
+
+async def test_what_an_operator_does_is_logged(desk: Desk) -> None:
+    with capture_logs() as logs:
+        await desk.load("named", "alice", pin=True)
+        await desk.unload("named")
+        await desk.post("/adapters/alice/pin")
+        await desk.post("/adapters/alice/unpin")
+        await desk.post("/adapters/alice/refresh")
+        await desk.load("other", "nobody")  # fails, and so has done nothing
+    events = [line["event"] for line in logs if line["log_level"] == "info"]
+    assert events == [
+        "adapter_named",
+        "adapter_unnamed",
+        "adapter_pinned",
+        "adapter_unpinned",
+        "adapter_refreshed",
+    ]
+    assert logs[0]["name"] == "named" and logs[0]["pinned"] is True
+    assert all(len(line["revision"]) == 12 for line in logs if "revision" in line)
+
+
+async def test_a_key_that_is_refused_is_logged_without_it(desk: Desk) -> None:
+    with capture_logs() as logs:
+        headers = {"Authorization": "Bearer guessed-key"}
+        reply = await desk.client.post("/adapters/team/ops/pin", headers=headers)
+    assert reply.status == 403
+    (line,) = [line for line in logs if line["event"] == "admin_key_refused"]
+    assert (line["method"], line["route"]) == ("POST", "/adapters/{name}/pin")
+    assert "guessed" not in str(logs) and "ops" not in str(line)
+
+
+async def test_an_adapter_that_is_refused_is_logged_once(desk: Desk) -> None:
+    damaged = ServeError(ErrorCode.ADAPTER_CORRUPT, "It is damaged.")
+    with capture_logs() as logs:
+        for _ in range(3):
+            desk.engine.failures = [lambda: damaged]
+            assert (await desk.say("alice"))[0] == 422
+    (line,) = [line for line in logs if line["event"] == "adapter_refused"]
+    assert (line["adapter"], line["source"], line["code"]) == ("alice", "local", "adapter_corrupt")
+    assert line["log_level"] == "warning"

@@ -119,6 +119,9 @@ async def test_special_tokens_are_the_tokenizers(wire_files: Path, tmp_path: Pat
         framed, native, bare = (each.prompt_token_ids for each in wire.engine.pooled)
         assert framed == native == [wire.token(b"<|endoftext|>"), *bare]
         assert [bool(each.cache_salt) for each in wire.engine.pooled] == [False, False, True]
+        salted = {"inputs": "x", "parameters": {"cache_salt": "mine"}}
+        assert (await wire.client.post("/embed", json=salted)).status == 200
+        assert wire.engine.pooled[-1].cache_salt == wire.engine.pooled[-2].cache_salt
 
 
 async def test_more_inputs_than_run_at_a_time(wire: Wire) -> None:

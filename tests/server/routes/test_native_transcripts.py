@@ -1,26 +1,20 @@
-"""What leaves the native routes, byte for byte, against transcripts that were read by people.
-
-Each file in transcripts/ is a status, the headers and the body. Left out are headers whose value
-differs each time, and those of the transport.
-"""
+"""What leaves the native routes, byte for byte, against the files in transcripts/native/."""
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientPayloadError, ClientResponse
 
 from fake_engine import Step, Tokens
 from lorax_serve.ipc.types import ErrorCode, FinishReason
 from lorax_serve.server.errors import EngineLost, ServeError
 from lorax_serve.server.service import Limits
+from transcripts import script, transcript
 from wire import Wire, running
 
-TRANSCRIPTS = Path(__file__).parent / "transcripts"
-TRANSPORT = {"date", "server", "x-request-id", "transfer-encoding", "content-length"}
+TRANSCRIPTS = Path(__file__).parent / "transcripts" / "native"
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -67,34 +61,10 @@ CASES = {
 }
 
 
-def script(wire: Wire, case: Case) -> list[Step]:
-    """One token for each byte. A byte of a `Tokens` in `ends` is an id only once it is spelled."""
-    steps: list[Step] = [Tokens([token_id]) for token_id in wire.spell(case.says)]
-    for step in case.ends or [Tokens([wire.eos], FinishReason.EOS)]:
-        if isinstance(step, Tokens) and case.ends:
-            step = Tokens([wire.token(bytes([byte])) for byte in step.ids], step.finish)
-        steps.append(step)
-    return steps
-
-
-async def transcript(reply: ClientResponse, *, so_far: bytes = b"") -> bytes:
-    """All that came of it, also if the connection broke."""
-    body = bytearray(so_far)
-    with suppress(ClientPayloadError):
-        async for piece in reply.content.iter_any():
-            body += piece
-    shown = sorted(
-        f"{name.lower()}: {value}\n"
-        for name, value in reply.headers.items()
-        if name.lower() not in TRANSPORT
-    )
-    return f"{reply.status}\n{''.join(shown)}\n".encode() + bytes(body)
-
-
 @pytest.mark.parametrize("name", CASES)
 async def test_transcript(wire: Wire, name: str) -> None:
     case = CASES[name]
-    wire.engine.script = script(wire, case)
+    wire.engine.script = script(wire, case.says, case.ends)
     body = {"inputs": "hi", "parameters": case.parameters, **case.body}
     reply = await wire.client.post(case.path, json=body)
     assert await transcript(reply) == (TRANSCRIPTS / f"{name}.txt").read_bytes()
@@ -103,7 +73,7 @@ async def test_transcript(wire: Wire, name: str) -> None:
 async def test_a_comment_while_nothing_comes(wire_files: Path) -> None:
     async with running(wire_files, Limits(keep_alive_interval=0.5)) as wire:
         go = asyncio.Event()
-        wire.engine.script = [go, *script(wire, Case("ok"))]
+        wire.engine.script = [go, *script(wire, "ok")]
         reply = await wire.client.post("/generate_stream", json={"inputs": "hi"})
         comment = await reply.content.readexactly(len(KEEP_ALIVE))
         go.set()

@@ -51,6 +51,58 @@ async def test_chat(wire: Wire, client: Any) -> None:
     assert prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
 
+async def test_min_tokens(wire: Wire, client: Any) -> None:
+    """No stop string is looked for in them; the engine is told of the rest."""
+    wire.will_say("STOP STOP")
+    asked = {"stop": ["STOP"], "extra_body": {"min_tokens": 4}}
+    reply = await client.completions.create(model="", prompt="x", max_tokens=20, **asked)
+    assert reply.choices[0].text == "STOP "
+    assert reply.choices[0].stop_reason == "STOP"
+    assert wire.engine.requests[0].stop.min_new_tokens == 4
+    with pytest.raises(openai.BadRequestError, match="`min_tokens` is more than `max_tokens`"):
+        await client.completions.create(model="", prompt="x", max_tokens=3, **asked)
+
+
+@pytest.mark.parametrize("path", ["chat", "completions"])
+async def test_only_the_end_of_a_long_prompt(wire: Wire, client: Any, path: str) -> None:
+    def ask(**body: object) -> Any:
+        if path == "chat":
+            return client.chat.completions.create(model="", messages=MESSAGES, extra_body=body)
+        return client.completions.create(model="", prompt="a long prompt", extra_body=body)
+
+    wire.will_say("ok")
+    for body in ({}, {"truncate_prompt_tokens": 3}):
+        await ask(**body)
+    whole, end = [request.prompt_token_ids for request in wire.engine.requests]
+    assert len(whole) > 3
+    assert end == whole[-3:]
+    with pytest.raises(openai.BadRequestError) as caught:
+        await ask(truncate_prompt_tokens=256)
+    assert (caught.value.param, caught.value.code) == ("truncate_prompt_tokens", "invalid_request")
+
+
+async def test_logprobs_that_name_tokens_by_their_ids(wire: Wire, client: Any) -> None:
+    """In chats the bytes still say what they spell."""
+    wire.will_say("ö")
+    extra = {"extra_body": {"return_tokens_as_token_ids": True, "return_token_ids": True}}
+    reply = await client.chat.completions.create(
+        model="", messages=MESSAGES, logprobs=True, top_logprobs=2, **extra
+    )
+    (choice,) = reply.choices
+    content = choice.logprobs.content
+    names = [f"token_id:{i}" for i in choice.token_ids[:-1]]  # the last one ended the answer
+    assert [each.token for each in content] == names
+    assert all(top.token.startswith("token_id:") for each in content for top in each.top_logprobs)
+    assert b"".join(bytes(each.bytes) for each in content).decode() == "ö"
+    reply = await client.completions.create(model="", prompt="x", logprobs=2, echo=True, **extra)
+    (choice,) = reply.choices
+    ids = [*choice.prompt_token_ids, *choice.token_ids[:-1]]
+    assert choice.logprobs.tokens == [f"token_id:{i}" for i in ids]
+    tops = choice.logprobs.top_logprobs[1:]
+    assert all(f"token_id:{i}" in top for i, top in zip(ids[1:], tops, strict=True))
+    assert all(name.startswith("token_id:") for top in tops for name in top)
+
+
 async def test_chat_logprobs(wire: Wire, client: Any) -> None:
     wire.will_say("ö")
     reply = await client.chat.completions.create(

@@ -1,6 +1,7 @@
 """/tokenize in both shapes and /detokenize, against Hugging Face's own tokenizer."""
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as RustTokenizer
 
 from lorax_serve.server.service import Limits
+from tool_chats import CLOCK, TEMPLATE, WEATHER
 from wire import Wire, files_with_bos, running
 
 TEXT = "Hello  wörld 😀 <|im_start|>x"
@@ -95,6 +97,28 @@ async def test_vllms_shape(wire: Wire, theirs: RustTokenizer) -> None:
     assert got["token_strs"] == expected.tokens
 
 
+async def test_tools_are_tokenized_as_a_chat_request_would_be(
+    wire_files: Path, tmp_path: Path
+) -> None:
+    """And so refused, by a template that shows none."""
+    messages = [{"role": "user", "content": "hi"}]
+    shutil.copytree(wire_files, tmp_path, dirs_exist_ok=True)
+    async with running(tmp_path) as wire:
+        body = {"messages": messages, "tools": [WEATHER]}
+        assert "shows no tools" in await refused(wire, "/tokenize", body)
+    (tmp_path / "model" / "chat_template.jinja").write_text(TEMPLATE)
+    async with running(tmp_path) as wire:
+        got = await post(wire, "/tokenize", messages=messages, tools=[WEATHER, CLOCK])
+        wire.will_say("ok")
+        asked = {"messages": messages, "tools": [WEATHER, CLOCK]}
+        await post(wire, "/v1/chat/completions", model="", **asked)
+        assert got["tokens"] == wire.engine.requests[0].prompt_token_ids
+        bare = await post(wire, "/tokenize", messages=messages)
+        assert bare["count"] < got["count"]
+        none = await post(wire, "/tokenize", messages=messages, tools=[])
+        assert none == bare
+
+
 async def test_messages_are_tokenized_as_a_chat_request_would_be(wire: Wire) -> None:
     messages = [{"role": "user", "content": "hi"}]
     got = await post(wire, "/tokenize", messages=messages)
@@ -134,7 +158,7 @@ async def test_special_tokens_are_part_of_a_detokenized_text(wire: Wire) -> None
         ("/tokenize", {"messages": []}, "`messages`"),
         ("/tokenize", {"messages": [{"role": "king"}]}, "`messages[0].role`"),
         ("/tokenize", {"messages": [{"role": "user"}], "chat_template": "x"}, "`chat_template`"),
-        ("/tokenize", {"messages": [{"role": "user"}], "tools": [1]}, "`tools`"),
+        ("/tokenize", {"messages": [{"role": "user"}], "tools": [1]}, "`tools[0]`"),
         ("/detokenize", {}, "`tokens` is required"),
         ("/detokenize", {"tokens": [-1]}, "`tokens[0]`"),
         ("/detokenize", {"tokens": [384]}, "outside the vocabulary of 384"),

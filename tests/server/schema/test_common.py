@@ -156,6 +156,29 @@ def test_only_another_field_that_is_served_is_suggested(name: str, hint: str) ->
     assert "did you mean" not in refusal(name="a", **{name: 1}).message
 
 
+class Adapted(msgspec.Struct, frozen=True):
+    adapter_id: str = ""
+    merged_adapters: msgspec.Raw = msgspec.Raw(b"null")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("adaptr_id", "adapter_id"),
+        ("adapter", "adapter_id"),
+        ("adapterId", "adapter_id"),
+        ("merged_adapter", "merged_adapters"),
+    ],
+)
+def test_whose_answer_it_is_may_not_be_written_wrong(name: str, meant: str) -> None:
+    shape = ObjectShape(Adapted, unserved={}, path="thing.")
+    with pytest.raises(ServeError, match=f"did you mean `thing.{meant}`"):
+        shape.parse(json.dumps({name: "x"}).encode())
+    assert parse(name="a", **{name: 1})[1] == (
+        f"thing.{name}",
+    )  # where there is none, none is meant
+
+
 def test_only_large_fields_may_be_large() -> None:
     text = "x" * (MAX_FIELD_BYTES + 1)
     assert parse(name=text)[0].name == text

@@ -39,6 +39,7 @@ def called(arguments: object) -> dict[str, object]:
         ({"b": {}}, {"b": {}}),
         ("", {}),
         (" \n", {}),
+        (None, {}),
     ],
 )
 def test_arguments_are_a_value_in_the_order_given(
@@ -52,6 +53,13 @@ def test_arguments_are_a_value_in_the_order_given(
     }
     (got,) = turn["tool_calls"]  # type: ignore[misc]
     assert list(got["function"]["arguments"]) == list(value)
+
+
+def test_a_call_without_a_type_is_a_function_s() -> None:
+    for given in (call(type=None), {"id": "c1", "function": called("{}")}):
+        (turn,) = read({"role": "assistant", "tool_calls": [given]})
+        (got,) = turn["tool_calls"]  # type: ignore[misc]
+        assert got["type"] == "function"
 
 
 def test_results_of_tools() -> None:

@@ -78,7 +78,9 @@ def test_all_parameters_arrive() -> None:
         frequency_penalty=-1,
         presence_penalty=2,
         response_format={"type": "json_object"},
+        cache_salt="s",
     )
+    assert request.cache_salt == "s"
     assert (request.adapter_id, request.max_new_tokens, request.truncate) == ("a", 5, 3)
     assert request.ignore_eos
     assert request.stop_strings == ("x", "y")

@@ -90,6 +90,45 @@ def test_chat_logprobs(fields: dict[str, object], num_logprobs: int | None) -> N
     assert chat(**fields).sampling.num_logprobs == num_logprobs
 
 
+@pytest.mark.parametrize(("asked", "unless_given"), [(chat, False), (completion, True)])
+def test_special_tokens_of_the_prompt(asked: Any, unless_given: bool) -> None:
+    assert asked().add_special_tokens is unless_given
+    for given in (True, False):
+        assert asked(add_special_tokens=given).add_special_tokens is given
+
+
+@pytest.mark.parametrize("asked", [chat, completion])
+def test_truncation(asked: Any) -> None:
+    assert asked().truncate is None
+    assert asked(truncate_prompt_tokens=3).truncate == 3
+    for wrong in (0, -1):
+        with pytest.raises(ServeError) as caught:
+            asked(truncate_prompt_tokens=wrong)
+        assert caught.value.param == "truncate_prompt_tokens"
+
+
+def test_a_prompt_that_is_repeated_is_not_truncated() -> None:
+    with pytest.raises(ServeError) as caught:
+        completion(truncate_prompt_tokens=3, echo=True)
+    assert caught.value.param == "truncate_prompt_tokens"
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "meant"),
+    [
+        (chat, "adapter_id", "model"),
+        (completion, "adapter_id", "model"),
+        (chat, "max_new_tokens", "max_tokens"),
+        (completion, "max_new_tokens", "max_tokens"),
+        (completion, "max_completion_tokens", "max_tokens"),
+    ],
+)
+def test_loraxs_names_are_told_by_what_to_write(asked: Any, field: str, meant: str) -> None:
+    with pytest.raises(ServeError, match=f"write `{meant}`") as caught:
+        asked(**{field: 5})
+    assert (caught.value.code, caught.value.param) == (ErrorCode.UNSUPPORTED_PARAMETER, field)
+
+
 @pytest.mark.parametrize("num_logprobs", [None, 0, 20])
 def test_completion_logprobs(num_logprobs: int | None) -> None:
     assert completion(logprobs=num_logprobs).sampling.num_logprobs == num_logprobs

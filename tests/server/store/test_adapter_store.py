@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -186,6 +187,17 @@ async def test_fault_23_the_disk_is_full_all_the_same(store: AdapterStore, tmp_p
     assert caught.value.code is ErrorCode.INSUFFICIENT_STORAGE
     assert files_below(tmp_path / "store") == set()
     assert store.charged_bytes == 0
+
+
+async def test_fault_23_names_that_cannot_be_written_are_known_all_the_same(
+    store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(dir: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    await keep(store, "a", weights("a"))
+    assert store.last_meaning("hub", "a") == remote("a", weights("a"))
 
 
 SMALL_DISK = """

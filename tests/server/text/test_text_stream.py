@@ -41,6 +41,25 @@ def test_the_text_is_cut_where_the_whole_text_first_holds_a_stop_string(
     assert stream.text == sent
 
 
+@given(
+    kind=st.sampled_from(KINDS),
+    ids=st.lists(st.integers(min_value=0, max_value=390), max_size=20),
+    min_tokens=st.integers(0, 25),
+)
+@PROPERTY
+def test_the_first_tokens_are_not_looked_at_for_stop_strings(
+    tokenizers: dict[str, Tokenizer], kind: str, ids: list[int], min_tokens: int
+) -> None:
+    stop = ["e", " s"]
+    stream = TextStream(tokenizers[kind], stop, keep_stop_string=False, min_tokens=min_tokens)
+    first = [stream.push(token_id) for token_id in ids[:min_tokens]]
+    assert all(delta.stopped is None for delta in first)
+    start = "".join(delta.text for delta in first)
+    rest = "".join([*(stream.push(i).text for i in ids[min_tokens:]), stream.finish()])
+    after = tokenizers[kind].decode(ids, skip_special_tokens=True).removeprefix(start)
+    assert rest == after[: min(after.index(s) if s in after else len(after) for s in stop)]
+
+
 def test_openai_cuts_the_stop_string_off_and_holds_back_for_it(
     tokenizers: dict[str, Tokenizer],
 ) -> None:

@@ -121,6 +121,12 @@ CASES: list[tuple[str, CallFormat, str, list[ToolEvent]]] = [
         f'Well.[TOOL_CALLS]f{ONE}[TOOL_CALLS]g[ARGS]{{"a": 1}}',
         [Content("Well."), *call("f", ONE), *call("g", '{"a": 1}')],
     ),
+    (
+        "mistral, no name is that long",
+        MISTRAL,
+        f"[TOOL_CALLS]{'f' * 300}[TOOL_CALLS]g{{}}",
+        [Content(f"[TOOL_CALLS]{'f' * 300}"), *call("g", "{}")],
+    ),
     ("mistral, a name alone", MISTRAL, "[TOOL_CALLS]f", [Content("[TOOL_CALLS]f")]),
     (
         "forced",

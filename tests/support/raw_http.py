@@ -1,0 +1,36 @@
+"""Bytes to a server and its reply, read as strictly as http.client does."""
+
+import http.client
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+PATIENCE_SECONDS: Final = 60.0  # longer than any limit of the server: what takes it hangs
+
+
+@dataclass(frozen=True)
+class RawReply:
+    status: int
+    headers: dict[str, str]  # by lower-case names
+    body: bytes
+
+    @property
+    def content_type(self) -> str:
+        return self.headers.get("content-type", "").partition(";")[0]
+
+
+def exchange(url: str, request: bytes, *, is_head: bool = False) -> RawReply:
+    """Raises TimeoutError for a reply that does not end, http.client.HTTPException for none that
+    can be read, and for a body that breaks off.
+    """
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port), PATIENCE_SECONDS) as connection:
+        with suppress(BrokenPipeError, ConnectionResetError):  # refused before all was read
+            connection.sendall(request)
+        reply = http.client.HTTPResponse(connection, method="HEAD" if is_head else "POST")
+        reply.begin()
+        body = reply.read()
+        headers = {name.lower(): value for name, value in reply.getheaders()}
+        return RawReply(reply.status, headers, body)
