@@ -193,3 +193,15 @@ async def test_each_line_has_its_processor_time(isolated: IsolatedTemplates) -> 
     async with isolated.open(busy) as child:
         while processor_seconds(child._process.pid) < 2.5:
             assert await child.render(render_of(TURNS)) == "done"
+
+
+@pytest.mark.parametrize(("memory_bytes", "is_enough"), [(2**29, False), (2**31, True)])
+async def test_memory_is_limited_whatever_becomes_of_it(memory_bytes: int, is_enough: bool) -> None:
+    isolated = IsolatedTemplates(TOKENS, TemplateLimits(memory_bytes=memory_bytes))
+    source = "{% set n = messages | length %}{{ ('x' * (n * 160000000)) | length }}"
+    if is_enough:
+        assert await rendered(isolated, {"default": source}) == "640000000"
+    else:
+        with pytest.raises(ServeError):
+            await rendered(isolated, {"default": source})
+    await isolated.close()
