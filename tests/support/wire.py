@@ -28,6 +28,7 @@ from lorax_serve.server.remote_adapters import RemoteAdapters
 from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.text.chat_template import ChatTemplate
+from lorax_serve.server.text.isolated_templates import IsolatedTemplates
 from lorax_serve.server.text.tokenizer import Tokenizer
 from tiny_tokenizers import write_byte_level
 
@@ -151,11 +152,16 @@ async def running(
     *,
     embedding_pooling: Pooling = Pooling.LAST,
     template_kwargs: Sequence[str] = (),
+    adapter_templates: IsolatedTemplates | None = None,
 ) -> AsyncIterator[Wire]:
     """The server on a real socket, over the files that `write_files` wrote."""
     engine = FakeEngine()
     service = make_service(files, engine, limits, embedding_pooling=embedding_pooling)
-    service = replace(service, chat_template_kwargs=frozenset(template_kwargs))
+    service = replace(
+        service,
+        chat_template_kwargs=frozenset(template_kwargs),
+        adapter_templates=adapter_templates,
+    )
     wire = Wire(engine, service.tokenizer, service)
     # TestServer runs an app as it is meant to be run, with handler_cancellation.
     with capture_logs() as wire.logs:
