@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lorax_serve.grammar.cache import ByteBoundedCache
+from lorax_serve.grammar.child_process import reap
 from lorax_serve.grammar.compile_child import (
     EXIT_OUT_OF_MEMORY,
     EXIT_REFUSED,
@@ -122,7 +123,7 @@ async def _child_output(request: bytes) -> tuple[int, bytes]:
         output = await _converse(child, request)
         return await child.wait(), output
     finally:
-        await _reap(child)
+        await reap(child)
 
 
 async def _converse(child: asyncio.subprocess.Process, request: bytes) -> bytes:
@@ -137,16 +138,6 @@ async def _converse(child: asyncio.subprocess.Process, request: bytes) -> bytes:
     except asyncio.IncompleteReadError as end_of_output:
         return end_of_output.partial
     raise _too_large()  # the child checks as well; but it is not asked to be trusted
-
-
-async def _reap(child: asyncio.subprocess.Process) -> None:
-    if child.returncode is None:
-        with contextlib.suppress(ProcessLookupError):  # it ended between the two lines
-            child.kill()
-    assert child.stdout is not None  # a pipe, asked for above
-    while await child.stdout.read(2**16):  # a pipe left full would keep the transport open
-        continue
-    await child.wait()
 
 
 def _too_large() -> GrammarTooComplex:

@@ -29,6 +29,12 @@ ADAPTERS: Final = Group(
             lorax_env=("DEFAULT_ADAPTER_SOURCE", "ADAPTER_SOURCE"),
         ),
         Option(
+            flags=("--adapter-chat-templates",),
+            name="adapter_chat_templates",
+            help="render chats with the template that came with their adapter, if one did; such "
+            "a template runs apart, with little time and memory",
+        ),
+        Option(
             flags=("--adapter-cache-dir",),
             name="adapter_cache_dir",
             metavar="FOLDER",

@@ -115,6 +115,7 @@ def _hub(config: ServerConfig) -> HubSource:
     return HubSource(
         hub_endpoint(config),
         offline=config.hub_offline,
+        with_templates=config.adapter_chat_templates,
         allowed=None if globs is None else [glob.strip() for glob in globs.split(",")],
         operator_token=None if config.hub_token is None else config.hub_token.revealed,
     )

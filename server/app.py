@@ -52,7 +52,10 @@ def build_app(service: Service) -> web.Application:
     app[SERVICE] = service
     app[ADMISSION] = Admission(service)
     app[CHAT_PROMPTS] = ChatPrompts(
-        service.chat_template, service.chat_template_kwargs, service.tool_call_parser
+        service.chat_template,
+        service.chat_template_kwargs,
+        service.tool_call_parser,
+        service.adapter_templates,
     )
     app[TEXT_PLACES] = Places(service.limits.max_concurrent_requests)
     app[DOCUMENTATION] = documentation(has_operator=service.admin_key is not None)
@@ -121,7 +124,7 @@ async def _close_sources(app: web.Application) -> None:
 
 
 async def _end_rendering(app: web.Application) -> None:
-    app[CHAT_PROMPTS].close()
+    await app[CHAT_PROMPTS].close()
 
 
 async def _show_request_id(request: web.Request, response: web.StreamResponse) -> None:

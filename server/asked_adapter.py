@@ -51,7 +51,9 @@ async def held_adapter(
             param="merged_adapters",
         )
     with ExitStack() as held:
-        adapters = [held.enter_context(await _resolve(service, each, asked, place)) for each in ids]
+        adapters = [
+            held.enter_context(await resolved_adapter(service, each, asked, place)) for each in ids
+        ]
         refs = [adapter.ref for adapter in adapters]
         ref = refs[0] if merge is None else _merged(merge, refs)
         used = _used(service, adapters, held)
@@ -73,9 +75,14 @@ async def _folder(service: Service, adapter: ResolvedAdapter, asked: AdapterRequ
         return found.ref
 
 
-async def _resolve(
+async def resolved_adapter(
     service: Service, adapter_id: str, asked: AdapterRequest, place: Place
 ) -> ResolvedAdapter:
+    """The adapter of that name, held until the result ends; a failure is noted. `place` is left for
+    as long as its source is waited for.
+
+    Raises ServeError.
+    """
     resolver, source = service.resolver, asked.adapter_source
     try:
         return await resolver.resolve(adapter_id, source, asked.adapter_token, place=place)

@@ -72,6 +72,7 @@ def _reading(config: ServerConfig) -> S3Settings:
         region=region,
         credentials=credentials,
         use_aws_chain=config.s3_aws_chain,
+        with_templates=config.adapter_chat_templates,
     )
 
 

@@ -51,6 +51,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     allow_absolute_adapters: bool = False
     adapter_source: AdapterSource | None = None
     adapter_allow: str | None = None  # globs over hub repositories, with commas between them
+    adapter_chat_templates: bool = False  # those that come with adapters count
     adapter_cache_dir: Path | None = None
     adapter_cache_bytes: Annotated[int, Meta(ge=2**20, le=2**50)] = 32 * 2**30
     max_adapter_bytes: Annotated[int, Meta(ge=1024, le=2**40)] = 2 * 2**30

@@ -4,6 +4,7 @@ aiohttp refuses other expectations before any of our code has seen the request, 
 That is a server's right, not its duty: RFC 9110, 10.1.1.
 """
 
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import HttpVersion11, web
@@ -21,5 +22,6 @@ def expecting(route: web.RouteDef) -> web.RouteDef:
 async def _meet(request: web.Request) -> None:
     asks_first = request.headers.get("Expect", "").lower() == "100-continue"
     if asks_first and request.version >= HttpVersion11:
-        await request.writer.write(_CONTINUE)
+        with suppress(ConnectionResetError):  # whoever reads the body is told that nobody is there
+            await request.writer.write(_CONTINUE)
         request.writer.output_size = 0  # the reply itself has not begun

@@ -18,7 +18,13 @@ from lorax_serve.server.sources.source import (
     SourceOffline,
     SourceUnavailable,
 )
-from lorax_serve.server.store.content import CONFIG_FILE, is_adapter_file, is_shard
+from lorax_serve.server.store.content import (
+    CONFIG_FILE,
+    TEMPLATE_FILES,
+    WEIGHT_FILE,
+    is_kept_file,
+    is_shard,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -69,14 +75,21 @@ def check_files(files: tuple[RemoteFile, ...], max_bytes: int) -> None:
             ErrorCode.ADAPTER_INCOMPATIBLE,
             "The adapter's weights are in shards; save them as one adapter_model.safetensors.",
         )
-    if len(names) != len(files) or not all(map(is_adapter_file, names)):
+    if len(names) != len(files) or not all(map(is_kept_file, names)):
         raise ServeError(ErrorCode.ADAPTER_CORRUPT, "The adapter's list of files makes no sense.")
-    if CONFIG_FILE not in names or len(names) == 1:
+    if not {CONFIG_FILE, WEIGHT_FILE} <= names:
         raise ServeError(
             ErrorCode.ADAPTER_INCOMPATIBLE,
             "The adapter must have adapter_config.json and adapter_model.safetensors; weights in "
             "pickles (.bin, .pt) are never read, so convert them to safetensors.",
         )
+    for file in files:
+        most = TEMPLATE_FILES.get(file.name)
+        if most is not None and file.num_bytes > most:
+            raise ServeError(
+                ErrorCode.ADAPTER_TOO_LARGE,
+                f"The adapter's {file.name} is larger than the {show_size(most)} served here.",
+            )
     if sum(file.num_bytes for file in files) > max_bytes:
         raise ServeError(
             ErrorCode.ADAPTER_TOO_LARGE,

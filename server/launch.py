@@ -39,7 +39,9 @@ from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.supervisor import EngineLaunch
 from lorax_serve.server.text.chat_template import ChatTemplate
+from lorax_serve.server.text.isolated_templates import IsolatedTemplates
 from lorax_serve.server.text.tokenizer import Tokenizer
+from lorax_serve.server.text.tokenizer_config import TokenizerConfig
 from lorax_serve.server.version import version
 
 log = structlog.get_logger(__name__)
@@ -94,6 +96,11 @@ class _Serving:
         self._sockets = sockets
         self._progress = progress
         self._chat_template = ChatTemplate.from_folder(source.folder)
+        self._adapter_templates = (
+            IsolatedTemplates(TokenizerConfig.from_folder(source.folder).template_variables())
+            if settings.server.adapter_chat_templates
+            else None
+        )
         self._adapters = LocalAdapters(
             source.adapter_dir, allow_absolute=settings.server.allow_absolute_adapters
         )
@@ -143,6 +150,7 @@ class _Serving:
             engine=client,
             tokenizer=self._tokenizer,
             chat_template=self._chat_template,
+            adapter_templates=self._adapter_templates,
             chat_template_kwargs=frozenset(names(config.chat_template_kwargs)),
             tool_call_parser=config.tool_call_parser,
             resolver=self._resolver,

@@ -13,6 +13,7 @@ from lorax_serve.server.admin_key import AdminKey
 from lorax_serve.server.engine import Engine
 from lorax_serve.server.tenants import PrefixCacheScope
 from lorax_serve.server.text.chat_template import ChatTemplate
+from lorax_serve.server.text.isolated_templates import IsolatedTemplates
 from lorax_serve.server.text.tokenizer import Tokenizer
 from lorax_serve.server.text.tool_calls.formats import ToolCallParser
 
@@ -44,6 +45,7 @@ class Service:
     engine: Engine
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
+    adapter_templates: IsolatedTemplates | None = None  # None: adapters' own do not count
     chat_template_kwargs: frozenset[str] = frozenset()  # the variables that a request may set
     tool_call_parser: ToolCallParser = ToolCallParser.AUTO
     resolver: AdapterResolver

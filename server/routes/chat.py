@@ -9,11 +9,14 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 from msgspec.structs import asdict
 
+from lorax_serve.server.adapter_chat import chat_of
+from lorax_serve.server.adapter_token import adapter_token
 from lorax_serve.server.admission import Accepted
 from lorax_serve.server.error_replies import Failure
 from lorax_serve.server.generation import Answer, Finish, GeneratedToken, Piece
 from lorax_serve.server.http_body import read_json
-from lorax_serve.server.keys import CHAT_PROMPTS, SERVICE
+from lorax_serve.server.keys import CHAT_PROMPTS, SERVICE, TEXT_PLACES
+from lorax_serve.server.request import AdapterRequest
 from lorax_serve.server.routes.chat_calls import ChoiceCalls
 from lorax_serve.server.routes.exchange import generate
 from lorax_serve.server.routes.openai_parts import (
@@ -56,7 +59,12 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     tools = body.asked_tools()
     if tools is not None and tools.promises_in_vain:
         ignored = (*ignored, STRICT)
-    prompt = await _rendered(request, body, tools)
+    async with (
+        request.app[TEXT_PLACES].take() as place,
+        chat_of(request, _asked_adapter(request, body), place) as chat,
+    ):
+        conversation = chat_conversation(body, shows_effort=_shows_effort(request))
+        prompt = await chat.render(conversation, tools)
     form = _call_format(request, body, tools)
     shows_marks = form is not None and form.marks_are_special
     asked = chat_request(body, prompt, tools, shows_marks=shows_marks)
@@ -69,10 +77,12 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     )
 
 
-async def _rendered(request: web.Request, body: ChatBody, tools: AskedTools | None) -> str:
-    """The prompt the model's template makes of the messages."""
-    conversation = chat_conversation(body, shows_effort=_shows_effort(request))
-    return await request.app[CHAT_PROMPTS].render(conversation, tools)
+def _asked_adapter(request: web.Request, body: ChatBody) -> AdapterRequest:
+    return AdapterRequest(
+        adapter_id=body.model,
+        adapter_source=body.adapter_source,
+        adapter_token=adapter_token(request, body.api_token),
+    )
 
 
 def _call_format(

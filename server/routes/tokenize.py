@@ -9,11 +9,14 @@ import msgspec
 from aiohttp import web
 from msgspec import Raw
 
+from lorax_serve.server.adapter_chat import chat_of
+from lorax_serve.server.adapter_token import header_token
 from lorax_serve.server.http_body import read_json
 from lorax_serve.server.json_reply import json_reply
-from lorax_serve.server.keys import CHAT_PROMPTS, SERVICE, TEXT_PLACES
+from lorax_serve.server.keys import SERVICE, TEXT_PLACES
 from lorax_serve.server.long_lists import json_list
 from lorax_serve.server.reply_headers import ignored_headers
+from lorax_serve.server.request import AdapterRequest
 from lorax_serve.server.schema.common import invalid
 from lorax_serve.server.schema.tokenize import (
     DETOKENIZE,
@@ -31,7 +34,7 @@ from lorax_serve.server.threads import run_sized
 async def tokenize(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     raw = await read_json(request, service.limits)
-    async with request.app[TEXT_PLACES].take():
+    async with request.app[TEXT_PLACES].take() as place:
         body, ignored = parse_tokenize(raw)
         if isinstance(body, LoraxTokenize):
             pieces = await service.tokenizer.pieces_bounded(
@@ -44,7 +47,9 @@ async def tokenize(request: web.Request) -> web.Response:
         if isinstance(body, PromptTokenize):
             text = body.prompt
         else:
-            text = await request.app[CHAT_PROMPTS].render(body.conversation(), body.asked_tools())
+            asked = AdapterRequest(adapter_id=body.model, adapter_token=header_token(request))
+            async with chat_of(request, asked, place) as chat:
+                text = await chat.render(body.conversation(), body.asked_tools())
         return _json(await _tokenized(service, body, text), ignored)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from lorax_serve.ipc.types import TokenId
 from lorax_serve.server.errors import ServeError
@@ -33,6 +33,7 @@ class MessagesTokenize(Struct, frozen=True):
     """vLLM's, of a conversation. Its template spells special tokens out, so none are added."""
 
     messages: Messages
+    model: Annotated[str, Meta(max_length=4096)] = ""  # whose template it is; "": the base's
     add_generation_prompt: bool | None = None  # as of a chat request
     continue_final_message: bool = False
     chat_template_kwargs: TemplateKwargs = {}
@@ -81,7 +82,7 @@ UNSERVED: dict[str, tuple[object, ...]] = {
 LORAX = ObjectShape(LoraxTokenize, unserved={}, tolerated=TOLERATED, large=("inputs",))
 PROMPT = ObjectShape(PromptTokenize, unserved={}, tolerated=TOLERATED, large=("prompt",))
 MESSAGES = ObjectShape(
-    MessagesTokenize, unserved=UNSERVED, tolerated=TOLERATED, large=("messages", "tools")
+    MessagesTokenize, unserved=UNSERVED, tolerated=(), large=("messages", "tools")
 )
 DETOKENIZE = ObjectShape(Detokenize, unserved={}, tolerated=TOLERATED, large=("tokens",))
 

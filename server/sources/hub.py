@@ -34,7 +34,12 @@ from lorax_serve.server.sources.source import (
     SourceOffline,
     SourceUnavailable,
 )
-from lorax_serve.server.store.content import CONFIG_FILE, is_adapter_file, is_shard
+from lorax_serve.server.store.content import (
+    CONFIG_FILE,
+    is_adapter_file,
+    is_kept_file,
+    is_shard,
+)
 from lorax_serve.server.version import version
 
 STALL_SECONDS: Final = 20.0
@@ -64,6 +69,7 @@ class _Info(Struct, frozen=True):
 class HubSource:
     """`allowed` are globs over repositories: None lets requests name any. The operator's token is
     used where a request brings none, and only for repositories that `allowed` names.
+    `with_templates`: chat templates are among an adapter's files.
     """
 
     name = "hub"
@@ -77,6 +83,7 @@ class HubSource:
         stall_seconds: float = STALL_SECONDS,
         retries: Retries | None = None,
         offline: bool = False,
+        with_templates: bool = False,
     ) -> None:
         self._endpoint = endpoint.rstrip("/")
         self._allowed = allowed
@@ -84,6 +91,7 @@ class HubSource:
         self._stall_seconds = stall_seconds
         self._retries = retries or Retries()
         self._offline = offline
+        self._with_templates = with_templates
         self._opened: aiohttp.ClientSession | None = None
 
     @property
@@ -105,7 +113,7 @@ class HubSource:
         if not public:  # what a repository is may be known to those who may not have it
             await self._retries.run(lambda: self._check_access(info.id, headers))
         folder = _folder(info)
-        files = tuple(_files(info, folder))
+        files = tuple(_files(info, folder, with_templates=self._with_templates))
         return RemoteAdapter(self.name, info.id, info.sha, files, public, folder)
 
     async def download(
@@ -191,7 +199,7 @@ def _folder(info: _Info) -> str:
     return adapter_folder(lambda folder: folder + CONFIG_FILE in paths)
 
 
-def _files(info: _Info, folder: str) -> list[RemoteFile]:
+def _files(info: _Info, folder: str, *, with_templates: bool) -> list[RemoteFile]:
     """Those of the fixed set directly in `folder`, and shards. Raises SourceUnavailable where one
     has no size.
     """
@@ -200,7 +208,8 @@ def _files(info: _Info, folder: str) -> list[RemoteFile]:
         if not sibling.rfilename.startswith(folder):
             continue
         name = sibling.rfilename.removeprefix(folder)
-        if is_adapter_file(name) or is_shard(name):
+        is_wanted = is_kept_file(name) if with_templates else is_adapter_file(name)
+        if is_wanted or is_shard(name):
             if sibling.size is None or sibling.size < 0:
                 raise SourceUnavailable("the reply has no sizes")
             sha256 = None if sibling.lfs is None else sibling.lfs.sha256

@@ -40,6 +40,10 @@ class LocalLooks:
             look = self._by_name[adapter_id] = _Look(self._look_at, adapter_id, after=look)
         return await self._in_time(asyncio.shield(look.answer))
 
+    async def read(self, read: Callable[[], R]) -> R:
+        """What `read` returns of a folder that was found. Raises what it does, and ServeError."""
+        return await self._in_time(self._looks.run(read))
+
     async def names(self) -> AdapterNames:
         """As `LocalAdapters.list`. Raises ServeError."""
         return await self._in_time(self._lists.run(self._adapters.list))

@@ -50,7 +50,11 @@ class S3Source:
         """Blocks for a moment if any bucket is allowed. Raises StartError."""
         self._settings = settings
         self._retries = retries or Retries()
-        self._objects = S3Objects(make_client(settings)) if settings.allowed else None
+        self._objects = (
+            S3Objects(make_client(settings), with_templates=settings.with_templates)
+            if settings.allowed
+            else None
+        )
         self._threads = {
             place.bucket: BoundedThreads(settings.threads_per_bucket) for place in settings.allowed
         }

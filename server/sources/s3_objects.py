@@ -20,9 +20,14 @@ from lorax_serve.server.sources.source import (
     SourceCorrupt,
     SourceUnavailable,
 )
-from lorax_serve.server.store.content import CONFIG_FILE, is_adapter_file, is_shard
+from lorax_serve.server.store.content import (
+    CONFIG_FILE,
+    TEMPLATE_FILES,
+    is_adapter_file,
+    is_shard,
+)
 
-MAX_FILES: Final = 66  # a config, and 65 shards at most
+MAX_FILES: Final = 66  # a config, and 65 shards at most; chat templates do not count
 _COMMON_START: Final = "adapter_"  # of all names that an adapter's files can have
 _BLOCK_BYTES: Final = 2**20
 _BLOCK_SECONDS: Final = 0.2
@@ -73,10 +78,13 @@ class S3Body:
 
 
 class S3Objects:
-    """`client` is boto3's, for S3; it may be used by many threads."""
+    """`client` is boto3's, for S3; it may be used by many threads. `with_templates`: chat templates
+    are among an adapter's files.
+    """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, *, with_templates: bool = False) -> None:
         self._client = client
+        self._with_templates = with_templates
 
     def find(self, folder: Location) -> tuple[S3File, ...]:
         """The adapter files and shards directly in `folder`, or in the one of its folders that a
@@ -91,6 +99,8 @@ class S3Objects:
         etags = {n: etag for n, etag in listed.items() if is_adapter_file(n) or is_shard(n)}
         if len(etags) > MAX_FILES:
             raise SourceCorrupt(f"more than {MAX_FILES} files")
+        if self._with_templates and CONFIG_FILE in etags:
+            etags |= self._listed_templates(folder)
         files = tuple(self._head(folder, name) for name in sorted(etags))
         if any(not _are_equal(file.etag, etags[file.name]) for file in files):
             raise SourceUnavailable("the files were replaced while they were listed")
@@ -129,12 +139,21 @@ class S3Objects:
         inner = adapter_folder(has_config)
         return folder.below(inner), listings[inner]
 
-    def _listed(self, folder: Location) -> dict[str, str]:
+    def _listed_templates(self, folder: Location) -> dict[str, str]:
+        """ETags by name. A listing for each: their names have no start in common."""
+        return {
+            name: etag
+            for wanted in TEMPLATE_FILES
+            for name, etag in self._listed(folder, wanted).items()
+            if name == wanted
+        }
+
+    def _listed(self, folder: Location, name_start: str = _COMMON_START) -> dict[str, str]:
         """ETags by name."""
         start = f"{folder.prefix}/"
         with s3_errors():
             reply = self._client.list_objects_v2(
-                Bucket=folder.bucket, Prefix=start + _COMMON_START, Delimiter="/"
+                Bucket=folder.bucket, Prefix=start + name_start, Delimiter="/"
             )
         if "Name" not in reply:  # a page of somebody else, a proxy's for instance
             raise SourceUnavailable("the listing makes no sense")

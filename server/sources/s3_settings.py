@@ -38,6 +38,7 @@ class S3Settings:
     region: str | None = None
     credentials: S3Credentials | None = None
     use_aws_chain: bool = False  # environment, ~/.aws, container, instance: boto3's own search
+    with_templates: bool = False  # chat templates are among an adapter's files
     connect_seconds: float = 5.0
     stall_seconds: float = 20.0  # how long a bucket may be silent
     resolve_seconds: float = 30.0

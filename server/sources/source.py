@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from lorax_serve.server.store.content import TEMPLATE_FILES
+
 OnBytes = Callable[[int], None]  # is told how many more bytes have been written
 
 
@@ -58,6 +60,13 @@ class RemoteAdapter:
     files: tuple[RemoteFile, ...]
     public: bool  # whether anybody may use it without a credential
     folder: str = ""  # of the repository, with a last slash, if the source fetches files by path
+
+    @property
+    def template_names(self) -> tuple[str, ...]:
+        """Files that are fetched only where the operator wants chat templates of adapters: of one
+        revision there may be bytes with them, and others without.
+        """
+        return tuple(file.name for file in self.files if file.name in TEMPLATE_FILES)
 
 
 class Source(Protocol):

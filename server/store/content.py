@@ -3,12 +3,21 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHT_FILE: Final = "adapter_model.safetensors"
+TEMPLATE_FILE: Final = "chat_template.jinja"
+TOKENIZER_FILE: Final = "tokenizer_config.json"  # may hold a chat template; nothing else counts
+
+# Where a chat template may be, with the most bytes that such a file may have. A template has some
+# kilobytes; a tokenizer's configuration may list every added token.
+TEMPLATE_FILES: Final[Mapping[str, int]] = MappingProxyType(
+    {TEMPLATE_FILE: 2**18, TOKENIZER_FILE: 2**23}
+)
 
 # Size, time of modification in nanoseconds, inode: others once the file is another, or changed.
 FileState = tuple[int, int, int]
@@ -20,8 +29,13 @@ _TAG: Final = b"lorax-serve adapter 1\n"
 
 
 def is_adapter_file(name: str) -> bool:
-    """Whether a file of this name is ever fetched or kept. Nothing else gets onto the disk."""
+    """Whether every adapter has a file of this name."""
     return name in (CONFIG_FILE, WEIGHT_FILE)
+
+
+def is_kept_file(name: str) -> bool:
+    """Whether a file of this name is ever fetched or kept. Nothing else gets onto the disk."""
+    return is_adapter_file(name) or name in TEMPLATE_FILES
 
 
 def is_shard(name: str) -> bool:

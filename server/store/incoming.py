@@ -14,7 +14,7 @@ from lorax_serve.server.store.content import (
     file_digest,
     file_state,
     folder_state,
-    is_adapter_file,
+    is_kept_file,
 )
 from lorax_serve.server.store.fetches import FetchUnderWay
 from lorax_serve.server.store.room import charged_bytes
@@ -42,7 +42,7 @@ class Incoming:
         """`left` is as of Unfinished. Raises ValueError for a file of another name than an
         adapter's files have.
         """
-        if not all(is_adapter_file(file.name) for file in adapter.files):
+        if not all(is_kept_file(file.name) for file in adapter.files):
             raise ValueError("an adapter has no such file")
         self._adapter_id = adapter_id
         self._began_at = time.monotonic()
@@ -143,5 +143,7 @@ def _look_at(path: Path) -> tuple[FileState, str]:
 
 def partial_key(adapter: RemoteAdapter) -> str:
     """What a download of this revision is called on the disk."""
-    name = f"{adapter.source}\0{adapter.repository}\0{adapter.revision}"
+    name = "\0".join(
+        (adapter.source, adapter.repository, adapter.revision, *adapter.template_names)
+    )
     return hashlib.sha256(name.encode()).hexdigest()

@@ -28,7 +28,8 @@ _TIME_STEP: Final = 3600  # seconds: so often is it written that a source still 
 
 
 _Name = tuple[str, str]  # source, and id as it was asked for
-_Revision = tuple[str, str, str]  # source, repository and revision
+# Source, repository, revision, and the names of template files.
+_Revision = tuple[str, str, str, tuple[str, ...]]
 
 
 class Meaning(Struct, frozen=True, forbid_unknown_fields=True):
@@ -173,7 +174,7 @@ class KnownNames:
 
 
 def _revision(adapter: RemoteAdapter) -> _Revision:
-    return adapter.source, adapter.repository, adapter.revision
+    return adapter.source, adapter.repository, adapter.revision, adapter.template_names
 
 
 def _read(path: Path) -> Meaning | None:

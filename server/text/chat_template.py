@@ -48,11 +48,23 @@ class ChatTemplate:
         sources = template_sources(folder, config.chat_template)
         if not sources:
             return None
+        return cls.from_sources(sources, config.template_variables())
+
+    @classmethod
+    def from_sources(
+        cls, sources: Mapping[str, str], special_tokens: Mapping[str, object]
+    ) -> "ChatTemplate":
+        """`sources` by name, the default among them. Raises StartError when one does not parse."""
         environment = template_environment()
         templates = {
             name: compile_template(environment, name, text) for name, text in sources.items()
         }
-        return cls(templates, config.template_variables())
+        return cls(templates, special_tokens)
+
+    @property
+    def shows_tools(self) -> bool:
+        """Whether the template tells the model of its tools."""
+        return self.reads("tools", with_tools=True)
 
     @property
     def text_for_tools(self) -> str:

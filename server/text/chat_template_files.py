@@ -20,7 +20,7 @@ def template_sources(folder: Path, configured: object) -> dict[str, str]:
     Raises:
         StartError: they cannot be read, or none of them is the default.
     """
-    sources = _template_files(folder) or _configured(configured)
+    sources = _template_files(folder) or configured_sources(configured)
     if sources and DEFAULT not in sources:
         raise StartError(f"{folder} has chat templates, but none of them is named {DEFAULT!r}.")
     return sources
@@ -36,8 +36,11 @@ def _template_files(folder: Path) -> dict[str, str]:
         raise StartError(f"A chat template of {folder} cannot be read: {error}.") from error
 
 
-def _configured(value: object) -> dict[str, str]:
-    """`chat_template` of tokenizer_config.json: one text, a list of named ones, or an object."""
+def configured_sources(value: object) -> dict[str, str]:
+    """`chat_template` of tokenizer_config.json: one text, a list of named ones, or an object.
+
+    Raises StartError for anything else.
+    """
     if value is None:
         return {}
     if isinstance(value, str):

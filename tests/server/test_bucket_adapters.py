@@ -67,8 +67,12 @@ def bucket() -> UnrulyBucket:
     )
 
 
-def make_adapters(bucket: UnrulyBucket, gateway: FakeGateway, folder: Path) -> RemoteAdapters:
-    s3 = settings_for(bucket.url, f"{BUCKET}/open", stall_seconds=0.5)
+def make_adapters(
+    bucket: UnrulyBucket, gateway: FakeGateway, folder: Path, *, with_templates: bool = False
+) -> RemoteAdapters:
+    s3 = settings_for(
+        bucket.url, f"{BUCKET}/open", stall_seconds=0.5, with_templates=with_templates
+    )
     closed = Location(BUCKET, "closed")
     predibase = PredibaseSettings(
         s3=replace(s3, allowed=(closed,), default=closed), gateway_url=gateway.url
@@ -252,3 +256,37 @@ async def test_a_bucket_that_drips_is_given_up_and_gone_on_with(
         assert 100 < start < 400, "it went on from what had come"
         bucket.released.set()
         await adapters.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "folder"),
+    [("s3", OPEN_ID, "open/sql"), ("pbase", CLOSED_ID, "closed/uuid/run")],
+)
+async def test_chat_templates_come_along_where_they_are_wanted(
+    bucket: UnrulyBucket,
+    gateway: FakeGateway,
+    tmp_path: Path,
+    source: str,
+    name: str,
+    folder: str,
+) -> None:
+    bucket.objects[f"{folder}/chat_template.jinja"] = b"first"
+    bucket.objects[f"{folder}/chat_template.jinja.bak"] = b"never"
+    bucket.objects[f"{folder}/tokenizer_config.json"] = b"{}"
+    with unruly_bucket(bucket):
+        made = make_adapters(bucket, gateway, tmp_path / "store")
+        bare = (await lease_of(made, source, name, ALICE)).path
+        assert sorted(path.name for path in bare.iterdir()) == list(ADAPTER_FILES)
+        await made.close()
+        made = make_adapters(bucket, gateway, tmp_path / "store", with_templates=True)
+        first = await lease_of(made, source, name, ALICE)
+        assert sorted(path.name for path in first.path.iterdir()) == [
+            *ADAPTER_FILES,
+            "chat_template.jinja",
+            "tokenizer_config.json",
+        ]
+        bucket.objects[f"{folder}/chat_template.jinja"] = b"other"
+        again = await lease_of(made, source, name, ALICE, anew=True)
+        assert (again.path / "chat_template.jinja").read_bytes() == b"other"
+        assert again.digest != first.digest
+        await made.close()

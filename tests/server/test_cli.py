@@ -31,6 +31,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "allow_absolute_adapters": ("true", True),
     "adapter_source": ("hub", AdapterSource.HUB),
     "adapter_allow": ("org/*,me/one", "org/*,me/one"),
+    "adapter_chat_templates": ("true", True),
     "adapter_cache_dir": ("/kept", Path("/kept")),
     "adapter_cache_bytes": ("1GiB", 2**30),
     "max_adapter_bytes": ("1MB", 1_000_000),

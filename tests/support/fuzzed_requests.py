@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -85,6 +86,21 @@ TARGETS: Final = (
 )
 
 
+class Way(Enum):
+    """How a request travels."""
+
+    LENGTH = auto()  # of its body, told beforehand
+    CHUNKED = auto()
+    HTTP_1_0 = auto()
+    BAD_CHUNKS = auto()
+    CUT = auto()  # the client ends before its body does
+    LEFT = auto()  # the client goes before the reply ends
+
+
+_WAYS: Final = (*[Way.LENGTH] * 12, *Way, *[Way.LENGTH] * 6)
+_MAX_READ: Final = 600  # of a reply that is left: none of it, its headers, or some events
+
+
 @dataclass(frozen=True)
 class Fuzzed:
     """A request, and the documented operation that it began as."""
@@ -96,13 +112,34 @@ class Fuzzed:
     body: bytes
     is_operation: bool  # method and target are still those
     is_wrong: bool  # it was made so; it may be accepted nevertheless
+    way: Way
+    cut: int  # where chunks end, or the client does
 
     def encoded(self) -> bytes:
-        """HTTP/1.1, by hand: a client would refuse to send most of it."""
-        lines = [f"{self.method} {self.target} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in self.headers]
+        """HTTP by hand: a client would refuse to send most of it."""
+        version = "1.0" if self.way is Way.HTTP_1_0 else "1.1"
+        lines = [f"{self.method} {self.target} HTTP/{version}"]
+        lines += [f"{name}: {value}" for name, value in (*self.headers, self._framing)]
         head = "\r\n".join([*lines, "", ""])
-        return head.encode("latin-1", errors="replace") + self.body
+        return head.encode("latin-1", errors="replace") + self._framed
+
+    @property
+    def _framing(self) -> tuple[str, str]:
+        if self.way in (Way.CHUNKED, Way.BAD_CHUNKS):
+            return "Transfer-Encoding", "chunked"
+        return "Content-Length", str(len(self.body) + (self.way is Way.CUT))
+
+    @property
+    def _framed(self) -> bytes:
+        if self.way is Way.CUT:
+            return self.body[: self.cut]
+        if self.way not in (Way.CHUNKED, Way.BAD_CHUNKS):
+            return self.body
+        cut = self.cut % (len(self.body) + 1)
+        pieces = [piece for piece in (self.body[:cut], self.body[cut:]) if piece]
+        lie = 3 if self.way is Way.BAD_CHUNKS else 0
+        chunks = [b"%x\r\n%b\r\n" % (len(piece) + lie, piece) for piece in pieces]
+        return b"".join(chunks) + (b"zz\r\n\r\n" if lie else b"0\r\n\r\n")
 
 
 class RequestMaker:
@@ -133,6 +170,9 @@ class RequestMaker:
         extra: list[tuple[str, str]] = []
         is_operation = True
         wrong = draw(st.sampled_from(_WRONG_WITH_BODY if has_body else _WRONG))
+        way = draw(st.sampled_from(_WAYS))
+        if way is Way.BAD_CHUNKS:
+            is_operation, is_wrong = False, True
         match wrong:
             case "method":
                 method = draw(st.sampled_from([each for each in METHODS if each != method]))
@@ -150,15 +190,16 @@ class RequestMaker:
             extra.append(("Content-Type", content_type))
         if "operator" in operation["tags"] and draw(st.sampled_from(_MOSTLY)):
             extra.append(("Authorization", f"Bearer {self._admin_key}"))
-        size = ("Content-Length", str(len(body)))
         return Fuzzed(
             operation_id=operation["operationId"],
             method=method,
             target=target,
-            headers=(("Host", "fuzz"), ("Connection", "close"), size, *extra),
+            headers=(("Host", "fuzz"), ("Connection", "close"), *extra),
             body=body,
             is_operation=is_operation,
             is_wrong=is_wrong or wrong != "nothing",
+            way=way,
+            cut=draw(st.integers(0, _MAX_READ)),
         )
 
     def _body(self, draw: Draw, operation: Mapping[str, Any]) -> tuple[bytes, bool]:

@@ -21,6 +21,18 @@ class RawReply:
         return self.headers.get("content-type", "").partition(";")[0]
 
 
+def leave(url: str, request: bytes, *, num_read: int) -> bytes:
+    """Say no more, read as many bytes of the reply, or all of a shorter one, and go."""
+    parts = urlsplit(url)
+    read = b""
+    with socket.create_connection((parts.hostname, parts.port), PATIENCE_SECONDS) as connection:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(request)
+            while len(read) < num_read and (piece := connection.recv(num_read - len(read))):
+                read += piece
+    return read
+
+
 def exchange(url: str, request: bytes, *, is_head: bool = False) -> RawReply:
     """Raises TimeoutError for a reply that does not end, http.client.HTTPException for none that
     can be read, and for a body that breaks off.

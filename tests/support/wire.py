@@ -28,6 +28,7 @@ from lorax_serve.server.remote_adapters import RemoteAdapters
 from lorax_serve.server.service import Limits, Service
 from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.text.chat_template import ChatTemplate
+from lorax_serve.server.text.isolated_templates import IsolatedTemplates
 from lorax_serve.server.text.tokenizer import Tokenizer
 from tiny_tokenizers import write_byte_level
 
@@ -152,6 +153,7 @@ async def running(
     embedding_pooling: Pooling = Pooling.LAST,
     template_kwargs: Sequence[str] = (),
     logs_requests: bool = False,
+    adapter_templates: IsolatedTemplates | None = None,
 ) -> AsyncIterator[Wire]:
     """The server on a real socket, over the files that `write_files` wrote."""
     engine = FakeEngine()
@@ -160,6 +162,7 @@ async def running(
         service,
         chat_template_kwargs=frozenset(template_kwargs),
         logs_requests=logs_requests,
+        adapter_templates=adapter_templates,
     )
     wire = Wire(engine, service.tokenizer, service)
     # TestServer runs an app as it is meant to be run, with handler_cancellation.
