@@ -19,6 +19,7 @@ from lorax_serve.ipc.messages import (
     RequestFailed,
     ToFrontend,
 )
+from lorax_serve.ipc.sizes import show_size
 from lorax_serve.ipc.types import AdapterRef, ErrorCode
 
 _MAX_WAITING = 1024  # commands
@@ -103,11 +104,15 @@ class AdapterDesk:
         return True
 
     def _pin(self, ref: AdapterRef, slot: AdapterSlot) -> None:
-        if not self._exchange.pool.hold(slot):
+        pool = self._exchange.pool
+        if not pool.hold(slot):
             raise RequestError(
                 ErrorCode.INSUFFICIENT_STORAGE,
                 f"Pinning adapter {ref.name!r} would leave too little room for those that are not"
-                " pinned.",
+                f" pinned: it takes {show_size(slot.num_bytes)}, {show_size(pool.held_bytes)} are"
+                " pinned, and pins may take half of the slots and of the"
+                f" {show_size(pool.capacity_bytes)}, with a quarter free in one piece. Unpin"
+                " one, or raise --adapter-memory.",
             )
         self._pins[ref] = slot
 

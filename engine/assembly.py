@@ -96,6 +96,7 @@ def assemble_model(
         model.sites,
         max_rank=config.max_adapter_rank,
         max_loading=max_loading(config, device),
+        max_slots_per_tenant=config.max_slots_per_tenant,
         on_loaded=on_loaded,
         # On a CPU the loop gives the interpreter away as long as it computes.
         pause=no_pause if device.type == "cpu" else lull.wait,

@@ -4,10 +4,9 @@ Reads one AdapterCheck on standard input, and of the model its config.json. Only
 carries a full copy of a tensor of the model has that one tensor read too.
 """
 
-import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -21,11 +20,10 @@ from lorax_serve.engine.errors import AdapterRejected, ModelRefused
 from lorax_serve.engine.models.config import load_model_config
 from lorax_serve.engine.models.sites import model_sites
 from lorax_serve.engine.models.weights import read_tensor
+from lorax_serve.engine.refusal_reasons import grouped
 from lorax_serve.ipc.adapter_check import AdapterCheck
 from lorax_serve.ipc.types import AdapterRef
 from lorax_serve.kernels.lora import LoraSite
-
-_LAYER = re.compile(r"\.\d+\.")
 
 EXIT_SERVABLE = 0
 EXIT_REFUSED = 1
@@ -37,7 +35,8 @@ def main() -> int:
     try:
         lines = describe(check)
     except AdapterRejected as rejected:
-        _say((f"{check.path} cannot be served:", *_by_kind(rejected.reasons)))
+        reasons = (f"  - {reason}" for reason in grouped(rejected.reasons))
+        _say((f"{check.path} cannot be served:", *reasons))
         return EXIT_REFUSED
     except ModelRefused as refused:
         sys.stderr.write(f"lorax-serve: {refused}\n")
@@ -102,15 +101,6 @@ def _targets(weights: LoraWeights, sites: Iterable[LoraSite]) -> str:
         for kind, total in there.items()
         if here[kind]
     )
-
-
-def _by_kind(reasons: Iterable[str]) -> Iterator[str]:
-    """A line for each reason, those that differ in the layer alone in one."""
-    kinds: dict[str, list[str]] = {}
-    for reason in reasons:
-        kinds.setdefault(_LAYER.sub(".*.", reason, count=1), []).append(reason)
-    for kind, alike in kinds.items():
-        yield f"  - {alike[0]}" if len(alike) == 1 else f"  - {kind} ({len(alike)} layers)"
 
 
 def _say(lines: Iterable[str]) -> None:

@@ -9,7 +9,10 @@ EngineError
 
 from collections.abc import Sequence
 
+from lorax_serve.engine.refusal_reasons import grouped, joined
 from lorax_serve.ipc.types import ErrorCode
+
+_MAX_MESSAGE_BYTES = 400  # of what the frontend shows
 
 
 class EngineError(Exception):
@@ -34,13 +37,10 @@ class RequestError(EngineError):
 
 
 class AdapterRejected(RequestError):
-    """The adapter is refused by name, with up to five reasons."""
-
-    MAX_REASONS = 5
+    """The adapter is refused by name, with as many reasons as an error has room for."""
 
     def __init__(self, name: str, code: ErrorCode, reasons: Sequence[str]) -> None:
-        shown = "; ".join(reasons[: self.MAX_REASONS])
-        more = len(reasons) - self.MAX_REASONS
-        suffix = f"; and {more} more" if more > 0 else ""
-        super().__init__(code, f"Adapter {name!r} cannot be used: {shown}{suffix}.")
+        begin = f"Adapter {name!r} cannot be used: "
+        room = _MAX_MESSAGE_BYTES - len(begin.encode(errors="replace")) - 1
+        super().__init__(code, f"{begin}{joined(grouped(reasons), max_bytes=room)}.")
         self.reasons = tuple(reasons)

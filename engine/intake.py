@@ -10,7 +10,7 @@ from lorax_serve.engine.pooled_prompt import PooledPrompt
 from lorax_serve.engine.sequence import Sequence, SequenceId
 from lorax_serve.grammar.errors import GrammarError
 from lorax_serve.grammar.guide import Guide
-from lorax_serve.ipc.messages import Generate, Pool
+from lorax_serve.ipc.messages import NO_BASE_HEAD, Generate, Pool
 from lorax_serve.ipc.types import (
     EngineInfo,
     ErrorCode,
@@ -20,7 +20,6 @@ from lorax_serve.ipc.types import (
     StopConditions,
 )
 
-NO_BASE_HEAD = "The base model has no classification head; an adapter may bring one."
 _NOTHING_NEW = StopConditions(max_new_tokens=1)  # of a prompt that is pooled none is ever sampled
 
 

@@ -16,6 +16,7 @@ it is found to have ended: what the step in flight still writes, it writes befor
 """
 
 import time
+from itertools import islice
 
 from lorax_serve.engine.adapter_source import AdapterSource
 from lorax_serve.engine.errors import RequestError
@@ -190,7 +191,7 @@ class Scheduler:
         the tenants above their share.
         """
         rejections: list[Rejection] = []
-        upcoming: dict[AnyAdapterRef, None] = {}
+        upcoming: dict[AnyAdapterRef, str] = {}  # and for which tenant
         parked: list[Sequence] = []
         budget, givers = chunks.budget, list[Sequence]()
         has_room = budget.left > 0 and self._places.num_free > 0
@@ -228,10 +229,10 @@ class Scheduler:
                 self._places.unpin_adapter(sequence)
                 has_room = False  # blocks are short; passing it by would starve long prompts
             if ref is not None:
-                upcoming[ref] = None
+                upcoming.setdefault(ref, sequence.tenant)
         for giver in parked:  # not before, or one would be offered the place that it gave
             self._waiting.made_room(giver)
-        self._adapters.stage(list(upcoming)[:_NUM_STAGED])
+        self._adapters.stage(dict(islice(upcoming.items(), _NUM_STAGED)))
         return rejections
 
     def _began(self, sequence: Sequence) -> None:
@@ -252,7 +253,9 @@ class Scheduler:
         if sequence.adapter is None:
             return True
         # Where nothing else runs, nobody is kept waiting by a step that waits for a copy.
-        slot = self._adapters.acquire(sequence.adapter, even_arriving=not self._places.running)
+        slot = self._adapters.acquire(
+            sequence.adapter, tenant=sequence.tenant, even_arriving=not self._places.running
+        )
         if slot is None:
             return False
         if sequence.adapter_digest not in (None, slot.digest):

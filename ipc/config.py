@@ -47,6 +47,7 @@ class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
     max_queued: Annotated[int, Meta(ge=1)] = 1024
     max_adapter_rank: Annotated[int, Meta(ge=1, le=1024)] = 256
     max_loading: Annotated[int, Meta(ge=1, le=64)] | None = None  # adapters read at the same time
+    max_slots_per_tenant: Annotated[int, Meta(ge=1)] | None = None  # of adapters on the device
     num_threads: Annotated[int, Meta(ge=1)] | None = None  # None: torch decides
     log_level: str = "info"
     log_json: bool = True  # False: lines for people

@@ -14,6 +14,7 @@ import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 _INDENT: Final = "    "
+_FIRST: Final = ("timestamp", "level", "event")
 
 
 class LineWriter:
@@ -38,7 +39,11 @@ class LineLogger(structlog.WriteLogger):
 
 def json_rendering() -> list[Processor]:
     """One JSON object a line, which in ASCII escapes whatever cannot be printed."""
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return [
+        structlog.processors.format_exc_info,
+        _what_people_look_for_first,
+        structlog.processors.JSONRenderer(),
+    ]
 
 
 def text_rendering(*, colors: bool) -> list[Processor]:
@@ -58,6 +63,10 @@ def printable(text: str) -> str:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
+
+
+def _what_people_look_for_first(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    return {**{key: event[key] for key in _FIRST if key in event}, **event}
 
 
 def _printable_values(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:

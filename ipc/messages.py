@@ -10,7 +10,7 @@ more about it.
 
 import enum
 import hashlib
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
@@ -52,6 +52,10 @@ class Generate(Struct, frozen=True, tag="generate", forbid_unknown_fields=True):
     # prompt is computed, and takes it from the prefix cache.
     after: RequestId | None = None
     tenant: str = ""  # whom the tokens are counted against when places are few; "": one for all
+
+
+# Where there is neither `pooling` nor an adapter.
+NO_BASE_HEAD: Final = "The base model has no classification head; name an adapter that brings one."
 
 
 class Pool(Struct, frozen=True, tag="pool", forbid_unknown_fields=True):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from lorax_serve.server.adapter_metrics import AdapterMetrics
+from lorax_serve.server.adapter_metrics import MAX_LABELS, AdapterMetrics
 from lorax_serve.server.adapter_operations import AdapterOperations
 from lorax_serve.server.adapter_records import AdapterRecords
 from lorax_serve.server.adapter_resolver import LOCAL, AdapterResolver
@@ -30,10 +30,13 @@ def open_desk(
     *,
     base_names: frozenset[str],
     registry: CollectorRegistry,
+    max_labels: int = MAX_LABELS,
 ) -> AdapterDesk:
-    """`base_names` are those of the served model; metrics are collected by `registry`."""
+    """`base_names` are those of the served model; metrics are collected by `registry`, of so
+    many adapters one by one.
+    """
     FetchMetrics(registry, resolver.fetch_counts)
-    metrics = AdapterMetrics(registry)
+    metrics = AdapterMetrics(registry, max_labels=max_labels)
     records = AdapterRecords(metrics)
     operations = AdapterOperations(engine, resolver, local, records, base_names=base_names)
     statuses = AdapterStatuses(engine, resolver, records, operations, metrics)

@@ -87,7 +87,7 @@ class AdapterOperations:
         with self._changing(name):
             await self._check_free(name, replaces=replaces)
             old = self._resolver.aliases.get(name)
-            found = await self._resolver.resolve_as(target.adapter_id, target, token)
+            found = await self._found(target, token)
             ref = msgspec.structs.replace(found.ref, name=name)
             with replace(found, ref=ref, named_by_operator=True) as adapter:
                 if pin:
@@ -116,7 +116,7 @@ class AdapterOperations:
     async def preload(self, name: str, source: str | None, *, pin: bool) -> None:
         """As `load`, under the name it has. Raises ServeError."""
         target = self._meant_by(name, source)
-        with await self._resolver.resolve_as(target.adapter_id, target, None) as adapter:
+        with await self._found(target, None) as adapter:
             if pin:
                 await self._pin(target, adapter)
             else:
@@ -167,6 +167,16 @@ class AdapterOperations:
             if path.startswith("/"):
                 return Target(LOCAL, self._local.short_name(str(PurePosixPath(path))) or path)
         return Target(self._resolver.default_source if source is None else source.lower(), path)
+
+    async def _found(self, target: Target, token: str | None) -> ResolvedAdapter:
+        """Raises ServeError, which tells an operator where folders are looked up."""
+        try:
+            return await self._resolver.resolve_as(target.adapter_id, target, token)
+        except ServeError as error:
+            if target.source == LOCAL and error.code is ErrorCode.MODEL_NOT_FOUND:
+                rule = self._local.rule(target.adapter_id)
+                raise ServeError(error.code, f"{error.message} {rule}", param=error.param) from None
+            raise
 
     async def _check_free(self, name: str, *, replaces: bool) -> None:
         """Raises ServeError when the name is taken."""

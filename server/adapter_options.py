@@ -38,8 +38,10 @@ ADAPTERS: Final = Group(
             flags=("--adapter-cache-dir",),
             name="adapter_cache_dir",
             metavar="FOLDER",
-            help="where fetched adapters are kept; one server at a time may use it",
-            unset="a folder of its own in --cache-dir",
+            help="where fetched adapters are kept; one server at a time may use it. Name one for "
+            "each of several servers: without, which folder one takes follows from the order in "
+            "which they start, and it finds what was fetched into that one alone",
+            unset="the first folder in --cache-dir that no other server has",
         ),
         Option(
             flags=("--adapter-cache-bytes",),
@@ -103,6 +105,15 @@ ADAPTERS: Final = Group(
             is_size=True,
             help="memory beside the model for adapters in use",
             unset="256 MiB on a CPU, 0.15 of a GPU",
+        ),
+        Option(
+            flags=("--max-slots-per-tenant",),
+            name="max_slots_per_tenant",
+            metavar="NUMBER",
+            help="adapters in --adapter-memory that were copied there for one tenant; its next one "
+            "takes the place of one of these. Requests whose token proved nothing, or without one, "
+            "are one tenant",
+            unset="any number",
         ),
         Option(
             flags=("--host-adapter-memory",),

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Final
 
@@ -172,6 +173,11 @@ class AdapterResolver:
         if self._remote is not None:
             for known in self._remote.stored():
                 yield Target(known.source, known.adapter_id), known.digest
+
+    @property
+    def cache_dir(self) -> Path | None:
+        """Where fetched adapters are kept."""
+        return None if self._remote is None else self._remote.cache_dir
 
     def fetches(self) -> list[FetchUnderWay]:
         """Downloads under way, whoever waits for them."""

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -17,12 +18,16 @@ from lorax_serve.server.secret import Secret
 
 log = structlog.get_logger(__name__)
 
+_SAFE_CHARS: Final = 16
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class AdminKey:
     def __init__(self, secret: Secret) -> None:
         self._digest = _digest(secret.revealed)
+        if len(secret.revealed) < _SAFE_CHARS:
+            log.warning("admin_key_short", safe_from_characters=_SAFE_CHARS)
 
     def is_presented_by(self, request: web.Request) -> bool:
         """`Authorization: Bearer KEY`."""

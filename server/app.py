@@ -15,6 +15,7 @@ from lorax_serve.server.chat_prompts import ChatPrompts
 from lorax_serve.server.documentation import documentation
 from lorax_serve.server.error_replies import (
     INTERNAL,
+    Failure,
     error_reply,
     failure_of,
     failure_of_http,
@@ -31,6 +32,7 @@ from lorax_serve.server.keys import (
     TEXT_PLACES,
 )
 from lorax_serve.server.places import Places
+from lorax_serve.server.request_log import FACTS, log_request, note_status
 from lorax_serve.server.routes.table import OPERATOR_ROUTES, PUBLIC_ROUTES
 from lorax_serve.server.service import Service
 
@@ -44,7 +46,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def build_app(service: Service) -> web.Application:
     """Run it with `handler_cancellation=True`: a client that leaves then aborts its generation."""
     app = web.Application(
-        middlewares=[answer_errors], client_max_size=service.limits.max_body_bytes
+        middlewares=[log_request, answer_errors] if service.logs_requests else [answer_errors],
+        client_max_size=service.limits.max_body_bytes,
     )
     app[SERVICE] = service
     app[ADMISSION] = Admission(service)
@@ -57,6 +60,7 @@ def build_app(service: Service) -> web.Application:
     app[TEXT_PLACES] = Places(service.limits.max_concurrent_requests)
     app[DOCUMENTATION] = documentation(has_operator=service.admin_key is not None)
     app.on_response_prepare.append(_show_request_id)
+    app.on_response_prepare.append(note_status)
     app.on_shutdown.append(_stop_waiting)
     app.on_cleanup.append(_close_sources)
     app.on_cleanup.append(_end_rendering)
@@ -81,19 +85,25 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except ServeError as error:
         if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.warning("request_failed", request_id=request[REQUEST_ID], code=error.code.value)
-        return error_reply(request, failure_of(error))
+        return _error_reply(request, failure_of(error))
     except web.HTTPException as error:
-        reply = error_reply(request, failure_of_http(error))
+        reply = _error_reply(request, failure_of_http(error))
         if "Allow" in error.headers:
             reply.headers["Allow"] = error.headers["Allow"]
         return reply
     except web.RequestPayloadError:
-        return error_reply(request, failure_of_http(web.HTTPBadRequest()))
+        return _error_reply(request, failure_of_http(web.HTTPBadRequest()))
     except Exception as error:
         if isinstance(error, ConnectionError) and _client_left(request):
-            return error_reply(request, failure_of_http(web.HTTPBadRequest()))  # to nobody
+            return _error_reply(request, failure_of_http(web.HTTPBadRequest()))  # to nobody
         log.exception("request_crashed", request_id=request[REQUEST_ID])
-        return error_reply(request, INTERNAL)
+        return _error_reply(request, INTERNAL)
+
+
+def _error_reply(request: web.Request, failure: Failure) -> web.Response:
+    if (facts := request.get(FACTS)) is not None:
+        facts.code = failure.code
+    return error_reply(request, failure)
 
 
 def _request_id(request: web.Request) -> str:

@@ -33,10 +33,13 @@ class Authority:
         *,
         patience: float,
         stale_seconds: float = STALE_SECONDS,
+        private_grace: float = 0.0,
     ) -> None:
         """`patience` is how many seconds a source may take to say what is known from before, and
-        `stale_seconds` for how long that counts while it says nothing, by the store's clock.
+        `stale_seconds` for how long that counts while it says nothing, by the store's clock;
+        `private_grace` for how long, of what is not anybody's, a caller's own proof.
         """
+        self._private_grace = private_grace
         self._patience = patience
         self._stale_seconds = stale_seconds
         self._store = store
@@ -47,9 +50,10 @@ class Authority:
         return self._verdicts.fingerprint(token)
 
     async def resolve(self, source: Source, adapter_id: str, token: str | None) -> RemoteAdapter:
-        """What the name means for this caller; for an adapter that is anybody's, what it meant
-        when its source last answered, should that be out of reach, for a day at most and not for
-        whom the source refused. Raises SourceError.
+        """What the name means for this caller. Should its source be out of reach: for an adapter
+        that is anybody's, what it meant when the source last answered, for a day at most and not
+        for whom the source refused; for others, what the source last told this very caller, for
+        the grace that the operator gives. Raises SourceError.
         """
         remembered = self.remembered(source.name, adapter_id, token)
         if remembered is not None:
@@ -123,8 +127,13 @@ class Authority:
             known = self._still_counts(source, adapter_id, caller)  # it may have ended meanwhile
             if known is None:
                 raise
-            log.warning("adapter_source_unreachable", source=source.name, reason=str(error))
-            self._verdicts.put(source.name, adapter_id, caller, known, TRUE_SECONDS)
+            log.warning(
+                "adapter_source_unreachable",
+                source=source.name,
+                host=source.host,
+                reason=str(error) or "silence",
+            )
+            self._go_on(source, adapter_id, caller, known)
             return known
         self._said(adapter_id, caller, adapter)
         return adapter
@@ -133,7 +142,19 @@ class Authority:
         self, source: Source, adapter_id: str, caller: Fingerprint
     ) -> RemoteAdapter | None:
         """What may be served while the source says nothing."""
-        return self._anybodys(source.name, adapter_id, caller, within=self._stale_seconds)
+        own = self._verdicts.outlasting(source.name, adapter_id, caller, self._private_grace)
+        return own or self._anybodys(source.name, adapter_id, caller, within=self._stale_seconds)
+
+    def _go_on(
+        self, source: Source, adapter_id: str, caller: Fingerprint, known: RemoteAdapter
+    ) -> None:
+        """Serve this caller what still counts, and leave the source alone for a while."""
+        if known.public:
+            self._verdicts.put(source.name, adapter_id, caller, known, TRUE_SECONDS)
+        else:
+            self._verdicts.prolong(
+                source.name, adapter_id, caller, TRUE_SECONDS, grace_seconds=self._private_grace
+            )
 
     def _anybodys(
         self, source_name: str, adapter_id: str, caller: Fingerprint, *, within: float | None

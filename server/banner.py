@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from lorax_serve.ipc.sizes import show_size
 from lorax_serve.ipc.types import EngineInfo
 from lorax_serve.server.config import ServerConfig
 from lorax_serve.server.model_source import ModelSource
 from lorax_serve.server.sources.hub_id import DEFAULT_ENDPOINT
-from lorax_serve.server.values import show_size
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Banner:
     info: EngineInfo
     config: ServerConfig
     num_adapters: int  # in the adapter directory
+    adapter_cache_dir: Path | None  # where fetched ones are kept
     urls: Sequence[str]
 
     @property
@@ -26,8 +28,10 @@ class Banner:
         return self.info.num_blocks * self.info.block_size
 
     @property
-    def num_fitting_adapters(self) -> int:
-        """How many rank-16 adapters on every linear the pool holds at once."""
+    def num_fitting_rank_16(self) -> int:
+        """How many adapters of rank 16 on every linear layer the pool holds at once: of those with
+        a lower rank, or on fewer layers, more fit.
+        """
         return self.info.adapter_pool_bytes // self.info.typical_adapter_bytes
 
     def text(self) -> str:
@@ -40,6 +44,7 @@ class Banner:
             f"the KV cache holds {self.num_kv_tokens:,}",
             "adapters": self._adapters(),
             "sources": self._sources(),
+            "kept in": str(self.adapter_cache_dir or "-"),
             "limits": f"{self.config.max_concurrent_requests} open requests, "
             f"{show_size(self.config.max_body_bytes)} a body",
             "OpenAI API": ", ".join(f"{url}/v1" for url in self.urls),
@@ -56,8 +61,11 @@ class Banner:
             "dtype": self.info.dtype,
             "max_model_len": self.info.max_model_len,
             "num_kv_tokens": self.num_kv_tokens,
-            "num_fitting_adapters": self.num_fitting_adapters,
+            "num_fitting_rank_16": self.num_fitting_rank_16,
             "num_adapters": self.num_adapters,
+            "adapter_cache_dir": None
+            if self.adapter_cache_dir is None
+            else str(self.adapter_cache_dir),
             "adapter_hub": self.config.hub_endpoint or DEFAULT_ENDPOINT,
             "adapter_allow": self.config.adapter_allow,
             "s3_allow": self.config.s3_allow,
@@ -85,7 +93,7 @@ class Banner:
 
     def _adapters(self) -> str:
         fit = (
-            f"about {self.num_fitting_adapters} of rank 16 fit in "
+            f"{self.num_fitting_rank_16} of rank 16 on every layer fit in "
             f"{show_size(self.info.adapter_pool_bytes)}, ranks up to {self.info.max_adapter_rank}"
         )
         if self.source.adapter_dir is None:

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from lorax_serve.ipc.config import EngineConfig
 from lorax_serve.ipc.types import Pooling
 from lorax_serve.server.secret import Secret
+from lorax_serve.server.tenants import PrefixCacheScope
 from lorax_serve.server.text.tool_calls.formats import ToolCallParser
 
 
@@ -56,6 +57,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_adapter_bytes: Annotated[int, Meta(ge=1024, le=2**40)] = 2 * 2**30
     max_adapter_downloads: Annotated[int, Meta(ge=1, le=256)] = 4
     adapter_download_timeout: Annotated[float, Meta(gt=0, le=86400)] = 120.0
+    private_adapter_grace: Annotated[float, Meta(ge=0, le=86400)] = 0.0  # seconds
     hub_endpoint: HttpAddress | None = None
     hub_offline: bool = False
     hub_token: Secret | None = None
@@ -77,6 +79,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     pin: str | None = None
     preload_source: str | None = None
     embedding_pooling: Pooling = Pooling.LAST
+    prefix_cache_scope: PrefixCacheScope = PrefixCacheScope.TENANT
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080  # 0: any that is free
     cache_dir: Path = Path("~/.cache/lorax-serve")
@@ -88,6 +91,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     chat_template_kwargs: str = "enable_thinking"  # names, with commas between them
     max_choices: Annotated[int, Meta(ge=1, le=4096)] = 128
     max_stop_sequences: Annotated[int, Meta(ge=0, le=1024)] = 16
+    metrics_max_adapters: Annotated[int, Meta(ge=1, le=4096)] = 64
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.AUTO
     debug: bool = False

@@ -16,6 +16,7 @@ from lorax_serve.server.errors import EngineLost, MalformedBody, ServeError, Uns
 # Even if every byte needs an escape, the whole body stays under a kilobyte.
 MAX_MESSAGE_BYTES = 400
 MAX_PARAM_BYTES = 64
+_CUT = " …".encode()
 
 # LoRAX's error_type, which its client maps to exception classes, and the status on native routes.
 NATIVE: dict[ErrorCode, tuple[HTTPStatus, str]] = {
@@ -191,6 +192,9 @@ def _openai_type(status: HTTPStatus) -> str:
 
 
 def _bounded(text: str, max_bytes: int) -> str:
-    """One printable line of at most so many bytes."""
-    line = "".join(c if c.isprintable() else " " for c in text)
-    return line.encode(errors="replace")[:max_bytes].decode(errors="ignore")
+    """One printable line of at most so many bytes; what is cut ends at a word."""
+    line = "".join(c if c.isprintable() else " " for c in text).encode(errors="replace")
+    if len(line) <= max_bytes:
+        return line.decode()
+    kept = line[: max_bytes - len(_CUT)].decode(errors="ignore")
+    return (kept.rpartition(" ")[0] or kept) + _CUT.decode()

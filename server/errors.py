@@ -79,7 +79,8 @@ class UnservedSource(ServeError):
     """An adapter is named with a source that this server does not fetch from."""
 
     def __init__(self, served: Iterable[str] = ("local",)) -> None:
-        names = " and ".join(f"`{name}`" for name in served)
+        *others, last = (f"`{name}`" for name in served)
+        names = f"{', '.join(others)} and {last}" if others else last
         sentence = f"That `adapter_source` is not supported by this server, which serves {names}."
         super().__init__(ErrorCode.UNSUPPORTED_PARAMETER, sentence, param="adapter_source")
 

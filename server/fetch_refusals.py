@@ -7,11 +7,13 @@ from typing import Final
 
 import structlog
 
+from lorax_serve.ipc.sizes import show_size
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError, adapter_not_found
 from lorax_serve.server.sources.source import (
     NotFoundOrForbidden,
     RemoteFile,
+    Source,
     SourceCorrupt,
     SourceOffline,
     SourceUnavailable,
@@ -23,7 +25,6 @@ from lorax_serve.server.store.content import (
     is_kept_file,
     is_shard,
 )
-from lorax_serve.server.values import show_size
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +32,7 @@ _LONGEST_RETRY_AFTER: Final = 3600  # seconds
 
 
 @contextmanager
-def explained(source_name: str, adapter_id: str) -> Iterator[None]:
+def explained(source: Source, adapter_id: str) -> Iterator[None]:
     """Turns SourceError into ServeError."""
     try:
         yield
@@ -43,22 +44,25 @@ def explained(source_name: str, adapter_id: str) -> Iterator[None]:
             "The adapter is not here or is private, and this server asks its source nothing.",
         ) from None
     except SourceUnavailable as error:
-        log.warning("adapter_source_failed", source=source_name, reason=str(error))
-        raise unavailable(error.retry_after) from None
+        log.warning(
+            "adapter_source_failed", source=source.name, host=source.host, reason=str(error)
+        )
+        raise _unavailable(source, error.retry_after) from None
     except SourceCorrupt as error:
-        log.warning("adapter_source_lied", source=source_name, reason=str(error))
+        log.warning("adapter_source_lied", source=source.name, host=source.host, reason=str(error))
         raise ServeError(
             ErrorCode.ADAPTER_INTEGRITY,
             "The adapter's source sent other bytes than it announced.",
         ) from None
 
 
-def unavailable(retry_after: float | None = None) -> ServeError:
+def _unavailable(source: Source, retry_after: float | None) -> ServeError:
     """`retry_after` is in seconds."""
     seconds = None if retry_after is None else math.ceil(min(retry_after, _LONGEST_RETRY_AFTER))
     return ServeError(
         ErrorCode.ADAPTER_UNAVAILABLE,
-        "The adapter's source cannot deliver it now.",
+        f"The adapter's source, `{source.name}`, cannot deliver it now; try again later. The"
+        " server's log says what became of asking it.",
         retry_after=seconds,
     )
 
@@ -89,5 +93,6 @@ def check_files(files: tuple[RemoteFile, ...], max_bytes: int) -> None:
     if sum(file.num_bytes for file in files) > max_bytes:
         raise ServeError(
             ErrorCode.ADAPTER_TOO_LARGE,
-            f"The adapter's files are larger than the {show_size(max_bytes)} served here.",
+            f"The adapter's files are larger than the {show_size(max_bytes)} served here"
+            " (--max-adapter-bytes).",
         )

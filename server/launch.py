@@ -16,12 +16,13 @@ from prometheus_client import CollectorRegistry
 from lorax_serve.grammar.errors import UnsupportedTokenizer
 from lorax_serve.grammar.regex_index import RegexCompiler
 from lorax_serve.ipc.config import EngineConfig
+from lorax_serve.ipc.sizes import show_size
 from lorax_serve.server.adapter_desk import open_desk
 from lorax_serve.server.adapter_setup import build_resolver
 from lorax_serve.server.admin_key import AdminKey
 from lorax_serve.server.app import build_app
 from lorax_serve.server.banner import Banner
-from lorax_serve.server.config import Settings
+from lorax_serve.server.config import LogLevel, Settings
 from lorax_serve.server.engine_client import EngineClient
 from lorax_serve.server.engine_process import ENGINE_COMMAND
 from lorax_serve.server.errors import StartError
@@ -41,7 +42,6 @@ from lorax_serve.server.text.chat_template import ChatTemplate
 from lorax_serve.server.text.isolated_templates import IsolatedTemplates
 from lorax_serve.server.text.tokenizer import Tokenizer
 from lorax_serve.server.text.tokenizer_config import TokenizerConfig
-from lorax_serve.server.values import show_size
 from lorax_serve.server.version import version
 
 log = structlog.get_logger(__name__)
@@ -62,6 +62,7 @@ def run(settings: Settings, engine_command: Sequence[str] = ENGINE_COMMAND) -> i
     except StartError as error:
         return _report_start_error(error, settings)
     if lost is None:
+        log.info("stopped")
         return EXIT_STOPPED
     log.critical("stopped", reason=lost)
     return EXIT_ENGINE_LOST
@@ -127,7 +128,7 @@ class _Serving:
     async def _prepare(self, app: web.Application) -> None:
         """Raises StartError for an adapter that was to be here and cannot be."""
         try:
-            await preload(app[SERVICE].desk.operations, self._settings.server)
+            await preload(app[SERVICE].desk, self._settings.server)
         except BaseException:  # an app that never runs has no cleanup of its own
             await self._resolver.close()
             raise
@@ -154,12 +155,18 @@ class _Serving:
             tool_call_parser=config.tool_call_parser,
             resolver=self._resolver,
             desk=open_desk(
-                client, self._resolver, self._adapters, base_names=base_names, registry=registry
+                client,
+                self._resolver,
+                self._adapters,
+                base_names=base_names,
+                registry=registry,
+                max_labels=config.metrics_max_adapters,
             ),
             metrics=registry,
             admin_key=None if config.admin_key is None else AdminKey(config.admin_key),
             embedding_pooling=config.embedding_pooling,
             bearer_is_adapter_token=config.bearer_is_adapter_token,
+            prefix_cache_scope=config.prefix_cache_scope,
             regex_compiler=self._regex_compiler(client.info.eos_token_ids),
             limits=Limits(
                 max_body_bytes=config.max_body_bytes,
@@ -167,6 +174,7 @@ class _Serving:
                 max_choices=config.max_choices,
                 max_stop_sequences=config.max_stop_sequences,
             ),
+            logs_requests=self._settings.log_level is LogLevel.DEBUG,
             version=version(),
         )
 
@@ -184,13 +192,14 @@ class _Serving:
             info=client.info,
             config=self._settings.server,
             num_adapters=len(self._adapters.list()),
+            adapter_cache_dir=self._resolver.cache_dir,
             urls=tuple(map(url, self._sockets)),
         )
-        if not banner.num_fitting_adapters:
+        if not banner.num_fitting_rank_16:
             log.warning(
-                "adapter_memory_below_one_adapter",
+                "adapter_memory_below_one_of_rank_16",
                 adapter_memory=show_size(client.info.adapter_pool_bytes),
-                one_of_rank_16=show_size(client.info.typical_adapter_bytes),
+                one_of_rank_16_on_every_layer=show_size(client.info.typical_adapter_bytes),
             )
         if self._settings.logs_json:
             log.info("ready", **banner.fields())

@@ -77,7 +77,7 @@ async def _drain(engine: RunningEngine, signals: StopSignals, seconds: float) ->
     error = ServeError(ErrorCode.SERVER_SHUTDOWN, "The server is shutting down.")
     if not engine.lost.done():
         engine.client.refuse_new(error)
-        log.info("stopping", num_open_requests=engine.client.num_open, seconds=seconds)
+        log.info("stopping", num_open_requests=engine.client.num_open, limit_seconds=seconds)
         waits = (engine.client.wait_none_open(), signals.insisted.wait(), _lost(engine))
         await _first(*waits, seconds=seconds)
     engine.client.fail_all(error)

@@ -13,8 +13,9 @@ from typing import Final
 import msgspec
 
 from lorax_serve.ipc.config import EngineConfig
+from lorax_serve.ipc.sizes import show_size
 from lorax_serve.server.config import ServerConfig
-from lorax_serve.server.values import parse_field, show_size
+from lorax_serve.server.values import parse_field
 
 ENV_PREFIX: Final = "LORAX_"
 

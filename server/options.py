@@ -90,6 +90,13 @@ GROUPS: Final = (
                 help="reuse the keys and values of prompts that begin alike",
             ),
             Option(
+                flags=("--prefix-cache-scope",),
+                name="prefix_cache_scope",
+                metavar="NAME",
+                help="tenant, where requests with the same token (or none) share them, or global, "
+                "where all do: how soon an answer begins then tells callers what others have asked",
+            ),
+            Option(
                 flags=("--max-num-sequences",),
                 name="max_num_sequences",
                 metavar="NUMBER",
@@ -219,8 +226,15 @@ GROUPS: Final = (
         ),
     ),
     Group(
-        "Logging",
+        "Logs and metrics",
         (
+            Option(
+                flags=("--metrics-max-adapters",),
+                name="metrics_max_adapters",
+                metavar="NUMBER",
+                help="adapters that have a label of their own in /metrics, those that are used "
+                "most; the rest is `other`",
+            ),
             Option(
                 flags=("--log-level",),
                 name="log_level",

@@ -4,7 +4,8 @@ import asyncio
 
 import structlog
 
-from lorax_serve.server.adapter_operations import AdapterOperations
+from lorax_serve.ipc.types import ErrorCode
+from lorax_serve.server.adapter_desk import AdapterDesk
 from lorax_serve.server.config import ServerConfig
 from lorax_serve.server.errors import ServeError, StartError
 from lorax_serve.server.option_checks import names
@@ -12,7 +13,7 @@ from lorax_serve.server.option_checks import names
 log = structlog.get_logger(__name__)
 
 
-async def preload(operations: AdapterOperations, config: ServerConfig) -> None:
+async def preload(desk: AdapterDesk, config: ServerConfig) -> None:
     """Load what --preload names and pin what --pin names, all at the same time.
 
     Raises StartError, naming the adapter, when one cannot be had.
@@ -22,15 +23,19 @@ async def preload(operations: AdapterOperations, config: ServerConfig) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             for name, pin in wanted.items():
-                tasks.create_task(_one(operations, name, config.preload_source, pin=pin))
+                tasks.create_task(_one(desk, name, config.preload_source, pin=pin))
     except* StartError as failures:
         raise failures.exceptions[0] from None
 
 
-async def _one(operations: AdapterOperations, name: str, source: str | None, *, pin: bool) -> None:
+async def _one(desk: AdapterDesk, name: str, source: str | None, *, pin: bool) -> None:
     try:
-        await operations.preload(name, source, pin=pin)
+        await desk.operations.preload(name, source, pin=pin)
     except ServeError as error:
         flag = "--pin" if pin else "--preload"
-        raise StartError(f"{flag} {name}: {error.message}") from error
+        meant = None
+        if error.code is ErrorCode.MODEL_NOT_FOUND:
+            meant = await desk.hints.closest(name)
+        hint = "" if meant is None else f" Did you mean {meant!r}?"
+        raise StartError(f"{flag} {name}: {error.message}{hint}") from error
     log.info("adapter_preloaded", adapter=name, pinned=pin)

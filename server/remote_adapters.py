@@ -5,18 +5,20 @@ import math
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.authority import Authority
 from lorax_serve.server.downloads import DownloadLimits, Downloads
 from lorax_serve.server.errors import ServeError, UnservedSource
-from lorax_serve.server.fetch_refusals import check_files, explained, unavailable
+from lorax_serve.server.fetch_refusals import check_files, explained
 from lorax_serve.server.places import Place, WaitingRoom
 from lorax_serve.server.sources.source import (
     NotFoundOrForbidden,
     RemoteAdapter,
     Source,
     SourceCorrupt,
+    SourceUnavailable,
 )
 from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.fetches import FetchCounts, FetchUnderWay
@@ -30,7 +32,8 @@ class FetchLimits:
     max_adapter_bytes: int = 2 * 2**30
     downloads: DownloadLimits = field(default_factory=DownloadLimits)
     deadline: float = 120.0  # seconds a request waits for its adapter's files
-    patience: float = 5.0  # and for news of a public adapter that is here already
+    patience: float = 5.0  # and for news of an adapter that may be served without
+    private_grace: float = 0.0  # for how long a caller's own proof outlasts a source's silence
     max_waiting: int = 256  # requests; half of them may wait for the same, by the same credential
 
 
@@ -46,7 +49,10 @@ class RemoteAdapters:
         self._store = store
         self._limits = limits
         self._authority = Authority(
-            store, Verdicts() if verdicts is None else verdicts, patience=limits.patience
+            store,
+            Verdicts() if verdicts is None else verdicts,
+            patience=limits.patience,
+            private_grace=limits.private_grace,
         )
         self._waits: set[asyncio.Timeout] = set()
         self._stopped = False
@@ -64,6 +70,8 @@ class RemoteAdapters:
 
     def known(self, source_name: str, adapter_id: str, token: str | None) -> RemoteAdapter | None:
         """What the name means, if this caller is known to be permitted; nobody is asked."""
+        if source_name not in self._sources:  # it may have been, when its adapters were fetched
+            return None
         return self._authority.known(source_name, adapter_id, token)
 
     def listed(self, token: str | None) -> Iterator[tuple[str, RemoteAdapter]]:
@@ -77,6 +85,10 @@ class RemoteAdapters:
     def stored(self) -> list[Meaning]:
         """Every name whose bytes are here, whoever may use it."""
         return self._store.meanings()
+
+    @property
+    def cache_dir(self) -> Path:
+        return self._store.folder
 
     def fetches(self) -> list[FetchUnderWay]:
         """Downloads under way, whoever waits for them."""
@@ -113,7 +125,7 @@ class RemoteAdapters:
         if source is None:
             raise UnservedSource(self.names)
         source.check_id(adapter_id)
-        with explained(source_name, adapter_id):
+        with explained(source, adapter_id):
             if not anew and (here := await self._here(source, adapter_id, token)) is not None:
                 return here
             if place is None:
@@ -133,7 +145,7 @@ class RemoteAdapters:
 
     @asynccontextmanager
     async def _wait(self) -> AsyncIterator[None]:
-        """Raises ServeError after the deadline, or when there is nothing to wait for any more."""
+        """Raises SourceUnavailable after the deadline, and ServeError when the server stops."""
         try:
             async with asyncio.timeout(0 if self._stopped else self._limits.deadline) as wait:
                 self._waits.add(wait)
@@ -146,7 +158,7 @@ class RemoteAdapters:
                 raise ServeError(
                     ErrorCode.SERVER_SHUTDOWN, "The server is shutting down."
                 ) from None
-            raise unavailable() from None
+            raise SourceUnavailable("nothing came of it in time") from None
 
     async def _here(
         self, source: Source, adapter_id: str, token: str | None

@@ -11,6 +11,7 @@ from lorax_serve.server.adapter_desk import AdapterDesk
 from lorax_serve.server.adapter_resolver import AdapterResolver
 from lorax_serve.server.admin_key import AdminKey
 from lorax_serve.server.engine import Engine
+from lorax_serve.server.tenants import PrefixCacheScope
 from lorax_serve.server.text.chat_template import ChatTemplate
 from lorax_serve.server.text.isolated_templates import IsolatedTemplates
 from lorax_serve.server.text.tokenizer import Tokenizer
@@ -53,8 +54,10 @@ class Service:
     admin_key: AdminKey | None = None  # None: there are no operator's routes
     embedding_pooling: Pooling = Pooling.LAST
     bearer_is_adapter_token: bool = False  # an Authorization header is for the adapter's source
+    prefix_cache_scope: PrefixCacheScope = PrefixCacheScope.TENANT
     regex_compiler: RegexCompiler
     limits: Limits
+    logs_requests: bool = False  # a line for each
     version: str
     started_at: int = field(default_factory=lambda: int(time.time()))  # Unix seconds
 

@@ -16,6 +16,14 @@ ADAPTER_SOURCES: Final = Group(
             unset="any, and --hub-token for none",
         ),
         Option(
+            flags=("--private-adapter-grace",),
+            name="private_adapter_grace",
+            metavar="SECONDS",
+            help="how long, while its source is out of reach, a private adapter that is here is "
+            "served to callers whose own token the source accepted last; a refusal ends it at "
+            "once, and with 0 they are answered 503",
+        ),
+        Option(
             flags=("--hub-endpoint",),
             name="hub_endpoint",
             metavar="URL",

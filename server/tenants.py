@@ -10,9 +10,11 @@ and they trust it differently:
 - *Cached prefixes* (`Tenants.prefix_salt`): here every credential counts, proven or not. A salt of
   one's own takes nothing from anybody and finds nothing of others; to drop it where the credential
   proved nothing would show the prompts of who brings one to all who bring none, by how soon they
-  are answered. So who shares blocks is never more than those with the same credential.
+  are answered. So who shares blocks is never more than those with the same credential, unless the
+  operator has said that all callers may.
 """
 
+import enum
 import hashlib
 import hmac
 import secrets
@@ -21,10 +23,18 @@ from typing import Final
 ANONYMOUS: Final = ""
 
 
+class PrefixCacheScope(enum.Enum):
+    """Among whom the blocks of prompts that begin alike are shared."""
+
+    TENANT = "tenant"  # requests that bring the same credential, or none
+    GLOBAL = "global"  # all requests
+
+
 class Tenants:
     """Names tenants. A name tells nothing about the credential, and means nothing elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix_cache_scope: PrefixCacheScope = PrefixCacheScope.TENANT) -> None:
+        self._prefix_cache_scope = prefix_cache_scope
         self._secret = secrets.token_bytes(32)
 
     def name(self, token: str | None, *, is_proven: bool) -> str:
@@ -33,9 +43,10 @@ class Tenants:
 
     def prefix_salt(self, token: str | None, cache_salt: str) -> str:
         """Equal for equal pairs only: a salt that a client chooses parts its own prefixes further,
-        and never joins those of another credential.
+        and never joins those of another credential. Where all share, equal for equal salts.
         """
-        bringer = self._digest(token)
+        is_shared = self._prefix_cache_scope is PrefixCacheScope.GLOBAL
+        bringer = "" if is_shared else self._digest(token)
         return f"{bringer}/{cache_salt}" if bringer else cache_salt and f"/{cache_salt}"
 
     def _digest(self, token: str | None) -> str:

@@ -30,16 +30,6 @@ def parse_size(text: str) -> int:
     return round(float(match[1]) * _UNITS[match[2].lower()])
 
 
-def show_size(num_bytes: int) -> str:
-    """Four digits at most and a binary unit: "384 MiB", "1.4 GiB"."""
-    value: float = num_bytes
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.4g} {unit}"
-        value /= 1024
-    return f"{value:.4g} TiB"
-
-
 def parse_field(text: str, field_type: object, *, is_size: bool = False) -> object:
     """`text` as `field_type`, within the type's bounds. Raises ValueError with what is expected."""
     if _allows(Path, field_type):

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NewType
 
 from lorax_serve.server.sources.source import RemoteAdapter
@@ -27,6 +27,7 @@ class Verdict:
 
     adapter: RemoteAdapter | None
     expires_at: float
+    proven_until: float  # the same, but for an answer that was prolonged without a new proof
 
 
 class Verdicts:
@@ -59,6 +60,33 @@ class Verdicts:
         verdict = self._verdicts.get(self._key(source, adapter_id, caller))
         return verdict is not None and verdict.adapter is None
 
+    def outlasting(
+        self, source: str, adapter_id: str, caller: Fingerprint, grace_seconds: float
+    ) -> RemoteAdapter | None:
+        """What is not anybody's, and this caller's own last answer permitted, while no more than
+        `grace_seconds` have passed since that held.
+        """
+        own = self._verdicts.get(self._key(source, adapter_id, caller))
+        if own is None or own.adapter is None or own.adapter.public:
+            return None
+        return own.adapter if own.proven_until + grace_seconds > self._clock() else None
+
+    def prolong(
+        self,
+        source: str,
+        adapter_id: str,
+        caller: Fingerprint,
+        seconds: float,
+        *,
+        grace_seconds: float,
+    ) -> None:
+        """What `outlasting` says holds for so many seconds more, but no longer than it says so."""
+        key = self._key(source, adapter_id, caller)
+        own = self._verdicts[key]
+        expires_at = min(self._clock() + seconds, own.proven_until + grace_seconds)
+        self._verdicts[key] = replace(own, expires_at=expires_at)
+        self._verdicts.move_to_end(key)
+
     def put(
         self,
         source: str,
@@ -71,7 +99,8 @@ class Verdicts:
             self._verdicts.pop(self._key(source, adapter_id, caller), None)
             caller = self.fingerprint(None)
         key = self._key(source, adapter_id, caller)
-        self._verdicts[key] = Verdict(adapter, self._clock() + seconds)
+        expires_at = self._clock() + seconds
+        self._verdicts[key] = Verdict(adapter, expires_at, proven_until=expires_at)
         self._verdicts.move_to_end(key)
         if len(self._verdicts) > MAX_VERDICTS:
             self._verdicts.popitem(last=False)

@@ -267,7 +267,7 @@ def visit(exchange: AdapterExchange, ref: AdapterRef) -> None:
     while not exchange.is_settled(ref):
         assert time.monotonic() < deadline
         exchange.poll()
-        exchange.stage([ref])
+        exchange.stage(dict.fromkeys([ref]))
     exchange.cancel(ref)
 
 

@@ -5,7 +5,7 @@ Used by the engine's loop alone, so nothing here locks.
 
 import heapq
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from lorax_serve.engine.adapters.eviction import Resident, UseHistory
@@ -13,6 +13,7 @@ from lorax_serve.engine.adapters.slab import PackedAdapter
 from lorax_serve.engine.adapters.slab_memory import SlabMemory
 from lorax_serve.engine.adapters.slab_space import Extent
 from lorax_serve.engine.adapters.slab_tier import OnEvicted, SlabTier, aligned
+from lorax_serve.engine.adapters.tenant_slots import TenantSlots
 from lorax_serve.ipc.types import HeadKind
 
 # What a copy costs a request: a step passes before the adapter can be used, then the bytes.
@@ -51,6 +52,9 @@ class AdapterPool:
         self._num_indices = 0
         self._arriving: list[AdapterSlot] = []  # pinned until their bytes are there
         self._reservations: dict[str, _Reservation] = {}  # by the digest of whom they are for
+        # By the digest of whom they make way for: filled for the same tenant, which has no other.
+        self._making_way: dict[str, AdapterSlot] = {}
+        self._filled: TenantSlots[AdapterSlot] = TenantSlots()
         self._held: Counter[AdapterSlot] = Counter()  # each has a pin for as long as it is here
         self.num_changes = 0  # by which somebody may find room, or an adapter, that was not there
 
@@ -65,6 +69,11 @@ class AdapterPool:
     @property
     def pinned_bytes(self) -> int:
         return self._tier.pinned_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """What operators have pinned."""
+        return sum(slot.num_bytes for slot in self._held)
 
     @property
     def num_resident(self) -> int:
@@ -93,11 +102,13 @@ class AdapterPool:
             self.unpin(slot)
         return arrived
 
-    def place(self, packed: PackedAdapter, *, keep: Set[str] = frozenset()) -> AdapterSlot | None:
+    def place(
+        self, packed: PackedAdapter, *, keep: Set[str] = frozenset(), tenant: str | None = None
+    ) -> AdapterSlot | None:
         """Copy an adapter in, evicting unpinned ones if need be, but no digest of `keep`.
 
         It goes to the place reserved for it if no other is free. None when pins leave no room. The
-        slot is pinned until its bytes have arrived.
+        slot is pinned until its bytes have arrived, and counts as one that `tenant` has filled.
         """
         assert self.find(packed.digest) is None, "the adapter is already here"
         room = self._room(packed.num_bytes, keep) or self._reserved_room(packed.digest)
@@ -105,8 +116,7 @@ class AdapterPool:
             return None
         self.cancel_reservation(packed.digest)
         extent, evicted = room
-        for slot in evicted:
-            heapq.heappush(self._free_indices, slot.index)
+        self._left(evicted)
         index = self._take_index()
         self._memory.write(index, extent.start, packed)
         slot = AdapterSlot(
@@ -117,6 +127,8 @@ class AdapterPool:
             head=None if packed.layout.head is None else packed.layout.head.kind,
         )
         self._tier.add(slot)
+        if tenant is not None:
+            self._filled.filled(slot, tenant)
         self.num_changes += 1
         if not self._memory.is_written(index):
             self._tier.pin(slot)
@@ -152,6 +164,8 @@ class AdapterPool:
         self._held[slot] += 1
         # Whoever was to have its place would wait until it is unpinned.
         for digest in [d for d, each in self._reservations.items() if slot in each.leaving]:
+            self.cancel_reservation(digest)
+        for digest in [d for d, each in self._making_way.items() if each is slot]:
             self.cancel_reservation(digest)
         return True
 
@@ -192,14 +206,48 @@ class AdapterPool:
             leaving = [min(others, key=lambda slot: (slot.num_pins, slot.priority))]
         self._reservations[digest] = _Reservation(extent, frozenset(leaving))
 
+    def num_of(self, tenant: str) -> int:
+        """Slots that were filled for the tenant, without those that operators have pinned since."""
+        return len(self._filled.of(tenant) - self._held.keys())
+
+    def idle_of(self, tenant: str, digest: str, keep: Set[str]) -> AdapterSlot | None:
+        """Of the slots filled for the tenant the one of the least value that may leave for the
+        adapter `digest`: nobody pins it, and it is not in `keep` or makes way for that adapter.
+        """
+        making_way = self._making_way.get(digest)
+        staying = self._draining
+        idle = (
+            slot
+            for slot in self._filled.of(tenant)
+            if slot.num_pins == 0
+            and (slot is making_way or (slot.digest not in keep and slot not in staying))
+        )
+        return min(idle, key=lambda slot: (slot is not making_way, slot.priority), default=None)
+
+    def make_way_among(self, tenant: str, digest: str) -> None:
+        """Nobody new may use one of the slots filled for the tenant, until it can leave for the
+        adapter `digest`: that with the fewest pins."""
+        own = self._filled.of(tenant) - self._held.keys() - self._draining
+        if own:
+            self._making_way[digest] = min(own, key=lambda slot: (slot.num_pins, slot.priority))
+            self.num_changes += 1
+
+    def evict(self, slot: AdapterSlot) -> None:
+        """An idle slot leaves, for another adapter of its tenant's."""
+        self._making_way = {d: each for d, each in self._making_way.items() if each is not slot}
+        self._tier.evict([slot])
+        self._left([slot])
+        self.num_changes += 1
+
     def has_reserved(self, digest: str) -> bool:
-        """Whether a place is reserved for the adapter."""
-        return digest in self._reservations
+        """Whether a place is reserved for the adapter, or a slot makes way for it."""
+        return digest in self._reservations or digest in self._making_way
 
     def cancel_reservation(self, digest: str) -> None:
         """The adapter needs no place any more."""
-        if self._reservations.pop(digest, None) is not None:
-            self.num_changes += 1
+        for places in (self._reservations, self._making_way):
+            if places.pop(digest, None) is not None:
+                self.num_changes += 1
 
     def is_draining(self, slot: AdapterSlot) -> bool:
         """Whether somebody waits for the slot's place."""
@@ -209,12 +257,14 @@ class AdapterPool:
         """Assert that slots and extents are the same things, none overlapping another."""
         self._tier.check_integrity()
         assert all(slot in self._tier for slot in self._draining)
+        self._filled.check_integrity(set(self._tier))
         taken = sorted(slot.index for slot in self._tier)
         assert sorted([*taken, *self._free_indices]) == list(range(self._num_indices))
 
     @property
     def _draining(self) -> set[AdapterSlot]:
-        return {slot for each in self._reservations.values() for slot in each.leaving}
+        reserved = {slot for each in self._reservations.values() for slot in each.leaving}
+        return reserved.union(self._making_way.values())
 
     @property
     def _reserved_extents(self) -> list[Extent]:
@@ -235,6 +285,11 @@ class AdapterPool:
             return None
         self._tier.evict(reservation.leaving)
         return reservation.extent, list(reservation.leaving)
+
+    def _left(self, slots: Iterable[AdapterSlot]) -> None:
+        for slot in slots:
+            heapq.heappush(self._free_indices, slot.index)
+            self._filled.left(slot)
 
     def _take_index(self) -> int:
         """The lowest one that is free."""

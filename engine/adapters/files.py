@@ -15,6 +15,7 @@ from lorax_serve.engine.adapters.file_watch import FileWatch
 from lorax_serve.engine.adapters.read_memory import ReadMemory
 from lorax_serve.engine.adapters.refusal import Refusal, changed, corrupt
 from lorax_serve.ipc.folder_state import FileState
+from lorax_serve.ipc.sizes import show_size
 from lorax_serve.ipc.types import ErrorCode
 
 # Read at once: a thread waits for the interpreter after each piece, and is heard of no more often.
@@ -46,8 +47,9 @@ def read_file(path: Path, *, max_bytes: int, memory: ReadMemory, watch: FileWatc
         if status.st_size > max_bytes:
             raise Refusal(
                 ErrorCode.ADAPTER_TOO_LARGE,
-                f"{path.name} has {status.st_size} bytes, more than the {max_bytes} that an "
-                "adapter of the highest served rank could need",
+                f"{path.name} has {show_size(status.st_size)}, more than the "
+                f"{show_size(max_bytes)} that an adapter of the highest served rank "
+                "(--max-adapter-rank) could need",
             )
         data = memory.take(status.st_size)
         with open(descriptor, "rb", buffering=0, closefd=False) as file:

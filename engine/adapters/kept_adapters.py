@@ -37,6 +37,10 @@ class KeptAdapters:
             self._store.pin(slab)
             self._on_host[digest] = slab
 
+    def is_on_device(self, digest: str) -> bool:
+        """Whether a pin on the device stays until a sequence that waits has gone on."""
+        return digest in self._on_device
+
     def let_go(self, digest: str) -> None:
         """One of them goes on, or has ended."""
         assert self._num_waiting[digest] > 0, "no sequence of the adapter waits"

@@ -19,6 +19,7 @@ from lorax_serve.engine.adapters.refusal import shown
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import AdapterRejected
 from lorax_serve.engine.lull import no_pause
+from lorax_serve.ipc.sizes import show_size
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters
 from lorax_serve.kernels.lora import LoraSite
 
@@ -85,7 +86,13 @@ class AdapterReader:
     def _check_size(self, weights: LoraWeights) -> None:
         """Raises AdapterRejected when the adapter is larger than either tier."""
         num_bytes = weights.num_elements * self.dtype.itemsize
-        for tier, capacity in (("device", self.device_bytes), ("host", self.host_bytes)):
+        for tier, capacity, option in (
+            ("device", self.device_bytes, "--adapter-memory"),
+            ("host", self.host_bytes, "--host-adapter-memory"),
+        ):
             if num_bytes > capacity:
-                reason = f"it takes {num_bytes} bytes of {tier} memory, the pool has {capacity}"
+                reason = (
+                    f"it takes {show_size(num_bytes)} of {tier} memory, where adapters have "
+                    f"{show_size(capacity)}; the server's operator can raise {option}"
+                )
                 raise AdapterRejected(weights.name, ErrorCode.ADAPTER_TOO_LARGE, [reason])

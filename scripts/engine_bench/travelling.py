@@ -121,7 +121,7 @@ def copy_seconds(bench: Bench, refs: Sequence[AdapterRef]) -> float:
     before = exchange.counts.num_copies
     bench.synchronize()
     started = time.perf_counter()
-    exchange.stage(refs)
+    exchange.stage(dict.fromkeys(refs))
     while exchange.num_arriving:
         exchange.poll()
     seconds = time.perf_counter() - started
@@ -209,7 +209,7 @@ class Arrivals:
             self._exchange.prefetch(ref)
             self._awaited.append(ref)
             self.num_asked += 1
-        self._exchange.stage(self._awaited)
+        self._exchange.stage(dict.fromkeys(self._awaited))
         while len(self._awaited) > self.num_asked - self.num_arrived:
             self._awaited.pop(0)
 

@@ -19,6 +19,7 @@ from lorax_serve.server.http_body import read_json
 from lorax_serve.server.keys import ADMISSION, SERVICE
 from lorax_serve.server.reply_headers import embedding_headers
 from lorax_serve.server.request import EmbeddingRequest
+from lorax_serve.server.request_log import FACTS
 from lorax_serve.server.schema.embeddings import (
     EMBEDDINGS,
     Embedded,
@@ -75,6 +76,8 @@ async def pooled_answer(
     service, admission = request.app[SERVICE], request.app[ADMISSION]
     async with admission.accept_embeddings(with_adapter_token(asked, request)) as accepted:
         accepted_at = time.monotonic()
+        if (facts := request.get(FACTS)) is not None:
+            facts.accepted(accepted.adapter.records, accepted.num_prompt_tokens)
         try:
             vectors = await pooled_prompts(service.engine, accepted)
         except ServeError as error:

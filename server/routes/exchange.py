@@ -17,6 +17,7 @@ from lorax_serve.server.json_reply import json_reply
 from lorax_serve.server.keys import ADMISSION, SERVICE
 from lorax_serve.server.reply_headers import answer_headers, common_headers
 from lorax_serve.server.request import GenerationRequest
+from lorax_serve.server.request_log import FACTS
 from lorax_serve.server.sse import send_events
 from lorax_serve.server.threads import run_sized
 
@@ -53,6 +54,9 @@ async def generate(
             pieces(service.engine, service.tokenizer, accepted),
             functools.partial(note_failure, service, accepted.adapters, accepted.adapter_records),
         )
+        if (facts := request.get(FACTS)) is not None:
+            facts.accepted(accepted.adapter_records, accepted.num_prompt_tokens)
+            source = facts.noting(source)
         if streams:
             return await send_events(
                 request,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta, Raw, Struct
 
+from lorax_serve.ipc.messages import NO_BASE_HEAD
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.request import EmbeddingRequest
@@ -12,7 +13,6 @@ from lorax_serve.server.schema.common import ObjectShape, json_of
 from lorax_serve.server.schema.embeddings import EMBED_PARAMETERS, EmbedParameters
 
 Text = Annotated[str, Meta(min_length=1)]
-NO_BASE_HEAD = "The base model has no classification head; name an adapter that brings one."
 
 
 class ClassifyBody(Struct, frozen=True):

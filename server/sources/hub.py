@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
@@ -93,6 +93,10 @@ class HubSource:
         self._offline = offline
         self._with_templates = with_templates
         self._opened: aiohttp.ClientSession | None = None
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self._endpoint).netloc
 
     def check_id(self, adapter_id: str) -> None:
         parse_hub_id(adapter_id)

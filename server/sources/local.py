@@ -54,6 +54,14 @@ class LocalAdapters:
         except _NO_FOLDER:
             raise adapter_not_found(adapter_id) from None
 
+    def rule(self, adapter_id: str) -> str:
+        """Where such an id is looked up, in a sentence for an operator."""
+        if self._root is None:
+            return "There is no --adapter-dir."
+        if adapter_id.startswith("/") and not self._allow_absolute:
+            return "Paths outside --adapter-dir are served with --allow-absolute-adapters alone."
+        return "Names are paths in --adapter-dir; a link may lead nowhere outside."
+
     def short_name(self, path: str) -> str | None:
         """The name of an absolute path below the adapter directory; None for any other text."""
         if self._root is None or not path.startswith(f"{self._root}/"):

@@ -7,6 +7,7 @@ is everybody's.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -53,6 +54,10 @@ class PredibaseSource:
         self._retries = retries or Retries()
         self._s3 = S3Source(settings.s3, retries)
         self._gateway = PredibaseGateway(settings.gateway_url, stall_seconds=settings.stall_seconds)
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self._settings.gateway_url).netloc
 
     def check_id(self, adapter_id: str) -> None:
         parse_predibase_id(adapter_id)

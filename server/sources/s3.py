@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -34,6 +35,8 @@ from lorax_serve.server.threads import run_whole
 
 log = structlog.get_logger(__name__)
 
+_AMAZON: Final = "amazonaws.com"
+
 # Part of every revision, so that another way of counting can never give an equal one.
 _TAG: Final = b"lorax-serve s3 1\n"
 
@@ -55,6 +58,10 @@ class S3Source:
         self._threads = {
             place.bucket: BoundedThreads(settings.threads_per_bucket) for place in settings.allowed
         }
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self._settings.endpoint_url or "").netloc or _AMAZON
 
     def check_id(self, adapter_id: str) -> None:
         parse_location(adapter_id, self._settings.default)

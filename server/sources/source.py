@@ -76,6 +76,10 @@ class Source(Protocol):
 
     name: str
 
+    @property
+    def host(self) -> str:
+        """Whom it asks, for our log."""
+
     def check_id(self, adapter_id: str) -> None:
         """Touches no network.
 

@@ -5,11 +5,9 @@ methods are called on one event loop; what may block for long runs on threads.
 """
 
 import asyncio
-import functools
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +16,7 @@ import structlog
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
 from lorax_serve.server.sources.source import RemoteAdapter, SourceCorrupt
+from lorax_serve.server.store.burials import Burials
 from lorax_serve.server.store.fetches import FetchCounts, FetchUnderWay
 from lorax_serve.server.store.folders import StoreFolders
 from lorax_serve.server.store.incoming import Fetch, Incoming, Unfinished, partial_key
@@ -44,9 +43,8 @@ class AdapterStore:
         self._entries = OrderedDict(  # the least recently used first
             (digest, Entry(digest, path, charged, state=None)) for digest, path, charged, _ in found
         )
-        self._dropped: set[Entry] = set()  # theirs is a folder that goes once nobody holds it
+        self._burials = Burials(self._folders)
         self._refetched: OrderedDict[str, None] = OrderedDict()  # because the engine refused them
-        self._burials: set[asyncio.Task[None]] = set()
         self._names = KnownNames(self._folders.names, self._entries, clock)
         self._unfinished = {  # by key, nobody at work on them
             key: Unfinished(charged, left={}) for key, charged in self._folders.partials()
@@ -54,6 +52,10 @@ class AdapterStore:
         self._incoming: dict[str, Incoming] = {}
         self.fetch_counts: defaultdict[str, FetchCounts] = defaultdict(FetchCounts)  # by source
         self._changing = asyncio.Lock()  # whoever makes entries or removes them
+
+    @property
+    def folder(self) -> Path:
+        return self._folders.root
 
     @property
     def num_entries(self) -> int:
@@ -65,9 +67,9 @@ class AdapterStore:
         to new ones.
         """
         running = sum(incoming.charged_bytes for incoming in self._incoming.values())
-        whole = sum(e.charged_bytes for e in chain(self._entries.values(), self._dropped))
+        whole = sum(entry.charged_bytes for entry in self._entries.values())
         unfinished = sum(partial.charged_bytes for partial in self._unfinished.values())
-        return whole + unfinished + running
+        return whole + self._burials.charged_bytes + unfinished + running
 
     def close(self) -> None:
         self._folders.close()
@@ -229,29 +231,8 @@ class AdapterStore:
             self._refetched[entry.digest] = None
             if len(self._refetched) > _MAX_REFETCHED:
                 self._refetched.popitem(last=False)
-        self._dropped.add(entry)
-        if entry.num_leases:
-            entry.when_unheld = functools.partial(self._bury_later, entry)
-        else:
-            await self._bury(entry)
+        await self._burials.add(entry)
         await self._save_names()
-
-    def _bury_later(self, entry: Entry) -> None:
-        async def bury() -> None:
-            try:
-                await self._bury(entry)
-            except OSError as error:
-                log.warning("adapter_files_not_deleted", reason=error.strerror)
-
-        task = asyncio.get_running_loop().create_task(bury())
-        self._burials.add(task)
-        task.add_done_callback(self._burials.discard)
-
-    async def _bury(self, entry: Entry) -> None:
-        try:
-            await run_whole(self._folders.delete, entry.path)
-        finally:
-            self._dropped.discard(entry)
 
     async def _is_whole(self, entry: Entry) -> bool:
         """Whether the bytes are there and are what they should be. They are read only if the files

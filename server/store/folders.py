@@ -25,6 +25,7 @@ from lorax_serve.server.store.room import charged_bytes
 
 MAX_PARTIAL_AGE: Final = 24 * 3600.0  # seconds an unfinished download is kept over restarts
 
+_ENTRIES: Final = "sha256"
 _ENTRY: Final = re.compile(r"([0-9a-f]{64})(?:\.([0-9]{1,9}))?")
 
 
@@ -39,7 +40,7 @@ class StoreFolders:
         """Takes the store at `root`, made if need be. Raises StoreBusy, and OSError."""
         self.root = root
         self.names = root / "names"
-        self._entries = root / "sha256"
+        self._entries = root / _ENTRIES
         self._partial = root / "partial"
         self._trash = root / "trash"
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -121,6 +122,11 @@ class StoreFolders:
             if match is not None and path.is_dir():
                 copies.setdefault(match[1], {})[int(match[2] or 0)] = path
         return copies
+
+
+def holds_adapters(root: Path) -> bool:
+    """Whether there is a store at `root` with an adapter in it. Raises OSError."""
+    return any((root / _ENTRIES).glob("??/*"))
 
 
 def charged_to(folder: Path) -> int:

@@ -51,5 +51,5 @@ class Quota:
 def no_room() -> ServeError:
     return ServeError(
         ErrorCode.INSUFFICIENT_STORAGE,
-        "The server has no room on its disk for this adapter now.",
+        "The server has no room on its disk for this adapter now (--adapter-cache-bytes).",
     )

@@ -240,6 +240,32 @@ def test_check_needs_no_weights_of_the_model(root: Path, tmp_path: Path) -> None
     assert check(root / "adapters" / "first", "--model-id", tmp_path).returncode == 2
 
 
+def test_check_of_a_link_says_what_a_server_would(root: Path, tmp_path: Path) -> None:
+    """One that leads outside the adapter directory does not exist for requests."""
+    (tmp_path / "adapters").mkdir()
+    for name, target in (("out", root / "adapters" / "first"), ("in", Path("real"))):
+        (tmp_path / "adapters" / name).symlink_to(target)
+    shutil.copytree(root / "adapters" / "first", tmp_path / "adapters" / "real")
+    (tmp_path / "adapters" / "nested").mkdir()
+    (tmp_path / "adapters" / "nested" / "model_weights").symlink_to(root / "adapters" / "first")
+    model = ("--model-id", root / "model")
+    directory = ("--adapter-dir", tmp_path / "adapters")
+    refused = check(tmp_path / "adapters" / "out", *model, *directory)
+    assert refused.returncode == 1, refused.stdout
+    assert f"it leads to {root / 'adapters' / 'first'}, outside" in refused.stdout
+    assert check(tmp_path / "adapters" / "in", *model, *directory).returncode == 0
+    assert check(tmp_path / "adapters" / "nested", *model, *directory).returncode == 1
+    noted = check(tmp_path / "adapters" / "out", *model)
+    assert noted.returncode == 0 and "Note: it leads to" in noted.stdout, noted.stdout
+    assert "Note" not in check(tmp_path / "adapters" / "in", *model).stdout
+
+
+def test_check_of_a_name_says_that_a_path_is_wanted(root: Path) -> None:
+    assert "not an adapter's name" in check(Path("first")).stdout
+    ended = check(Path("first"), "--adapter-dir", root / "adapters")
+    assert f"Did you mean {root / 'adapters' / 'first'}?" in ended.stdout
+
+
 def test_check_tells_every_reason(root: Path, tmp_path: Path) -> None:
     other = build_tiny_model("llama_wide_heads", tmp_path / "other")
     build_adapter(tmp_path / "adapter", other)

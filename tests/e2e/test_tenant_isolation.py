@@ -6,6 +6,7 @@ that the time to the first token could tell.
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,15 +45,18 @@ class Site:
         return int(reply["usage"]["prompt_tokens_details"]["cached_tokens"])
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    root = tmp_path_factory.mktemp("tenants")
+@contextmanager
+def serving(root: Path, *flags: str) -> Iterator[Site]:
+    """A server and a hub with an adapter of Alice and Bob's, and one of Bob's alone."""
     base = build_tiny_model("llama", root / "model")
     write_byte_level(root / "model", vocab_size=300)
-    build_adapter(root / "shared", base, targets=["q_proj"])
-    files = {name: (root / "shared" / name).read_bytes() for name in (CONFIG_NAME, WEIGHTS_NAME)}
-    repositories = {"org/shared": Repository([files], {ALICE, BOB})}
-    options = ("--model-id", root / "model", "--adapter-cache-dir", root / "kept")
+    repositories = {}
+    for seed, (name, tokens) in enumerate((("shared", {ALICE, BOB}), ("bobs", {BOB}))):
+        build_adapter(root / name, base, targets=["q_proj"], seed=seed)
+        files = {each: (root / name / each).read_bytes() for each in (CONFIG_NAME, WEIGHTS_NAME)}
+        repositories[f"org/{name}"] = Repository([files], tokens)
+    options = ("--model-id", root / "model", "--adapter-cache-dir", root / "kept", *flags)
+    options += ("--log-level", "debug")  # whatever there is to say
     with hub_in_thread(lambda: HubStandIn(repositories)) as hub:
         more = ("--hub-endpoint", hub.url, "--num-threads", "1")
         with pytest.MonkeyPatch.context() as patch:
@@ -61,6 +65,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             server = LiveServer(*options, *more, log=root / "log")
         with server:
             yield Site(server, root / "log")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with serving(tmp_path_factory.mktemp("tenants")) as each:
+        yield each
 
 
 def test_prefix_same_tenant(site: Site) -> None:
@@ -84,6 +94,17 @@ def test_cache_salt(site: Site) -> None:
     assert site.num_cached(prompt, ALICE) == 0
     assert site.num_cached(prompt, BOB, cache_salt="x") == 0
     assert site.num_cached(prompt, ALICE, cache_salt="x") > 0
+
+
+def test_the_operator_may_have_all_share_their_prefixes(tmp_path: Path) -> None:
+    """But only with the same adapter's weights, and the same `cache_salt` where there is one."""
+    with serving(tmp_path, "--prefix-cache-scope", "global") as site:
+        assert site.num_cached(PROMPT, ALICE) == 0
+        assert site.num_cached(PROMPT, BOB, model="org/bobs") == 0
+        assert site.num_cached(PROMPT, BOB, cache_salt="x") == 0
+        assert site.num_cached(PROMPT, BOB) == site.num_cached(PROMPT, ALICE) > 0
+        assert site.num_cached(PROMPT, ALICE, cache_salt="x") > 0
+        assert site.ask(PROMPT, ALICE, model="org/bobs")[0] == 404
 
 
 def test_timing_oracle_a_guess_of_anothers_prompt_is_computed_whole(site: Site) -> None:
@@ -149,4 +170,5 @@ def test_grep_the_world(site: Site) -> None:
     assert shown["log"]
     for where, text in shown.items():
         assert "canary" not in text.lower(), where
-    assert "org/shared" not in shown["/metrics"] + shown["/v1/models"]
+    assert '"event": "request"' in shown["log"]
+    assert "org/shared" not in shown["/metrics"] + shown["/v1/models"] + shown["log"]

@@ -19,6 +19,7 @@ from lorax_serve.ipc.messages import (
     AdapterReply,
     RequestFailed,
 )
+from lorax_serve.ipc.sizes import show_size
 from lorax_serve.ipc.types import AdapterRef, ErrorCode, RequestId
 from peft_adapters import build_adapter
 from tiny_models import build_tiny_model
@@ -157,6 +158,10 @@ def test_pins_leave_room_for_others(engine: LocalEngine, root: Path) -> None:
     refused = ask(engine, AdapterAction.PIN, root / "c")
     assert isinstance(refused, RequestFailed)
     assert refused.code is ErrorCode.INSUFFICIENT_STORAGE
+    pool = engine.parts.exchange.pool
+    for size in (pool.held_bytes // 2, pool.held_bytes, pool.capacity_bytes):
+        assert show_size(size) in refused.message
+    assert "--adapter-memory" in refused.message and len(refused.message) < 400
     use(engine, root, "c", "d", "e", "c")
     ask(engine, AdapterAction.UNPIN, root / "a")
     assert isinstance(ask(engine, AdapterAction.PIN, root / "c"), AdapterReply)

@@ -16,6 +16,7 @@ def banner(adapter_dir: Path | None, revision: str | None = None) -> Banner:
         info=msgspec.structs.replace(stub_engine.INFO, num_parameters=134_515_008),
         config=ServerConfig(),
         num_adapters=3,
+        adapter_cache_dir=Path("/cache/adapters/0"),
         urls=("http://127.0.0.1:8080", "http://[::1]:8080"),
     )
 
@@ -26,8 +27,9 @@ def test_text() -> None:
         "  model       org/model@abc123 (StubForCausalLM, 0.135B parameters)\n"
         "  engine      cpu, float32, up to 8 requests at a time\n"
         "  context     512 tokens a request; the KV cache holds 1,600\n"
-        "  adapters    3 in /adapters; about 16 of rank 16 fit in 1 MiB, ranks up to 64\n"
+        "  adapters    3 in /adapters; 16 of rank 16 on every layer fit in 1 MiB, ranks up to 64\n"
         "  sources     this machine's folders; https://huggingface.co, any repository\n"
+        "  kept in     /cache/adapters/0\n"
         "  limits      256 open requests, 8 MiB a body\n"
         "  OpenAI API  http://127.0.0.1:8080/v1, http://[::1]:8080/v1\n"
         "  LoRAX API   http://127.0.0.1:8080/generate, http://[::1]:8080/generate\n"
@@ -42,7 +44,7 @@ def test_text_of_a_local_folder_shows_the_operator_where_it_is() -> None:
 
 
 def test_text_without_an_adapter_directory() -> None:
-    assert "no --adapter-dir; about 16 of rank 16" in banner(None).text()
+    assert "no --adapter-dir; 16 of rank 16" in banner(None).text()
 
 
 def test_text_with_buckets() -> None:
@@ -60,8 +62,9 @@ def test_fields() -> None:
         "dtype": "float32",
         "max_model_len": 512,
         "num_kv_tokens": 1600,
-        "num_fitting_adapters": 16,
+        "num_fitting_rank_16": 16,
         "num_adapters": 3,
+        "adapter_cache_dir": "/cache/adapters/0",
         "adapter_hub": "https://huggingface.co",
         "adapter_allow": None,
         "s3_allow": None,

@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.adapter_setup import build_resolver
 from lorax_serve.server.bucket_setup import predibase_settings, s3_settings
 from lorax_serve.server.cli import parse
 from lorax_serve.server.config import ServerConfig
-from lorax_serve.server.errors import ServeError, StartError
+from lorax_serve.server.errors import StartError, UnservedSource
 from lorax_serve.server.sources.local import LocalAdapters
 from lorax_serve.server.sources.s3_location import Location
 from lorax_serve.server.sources.s3_settings import S3Credentials, S3Settings
@@ -165,13 +164,11 @@ async def test_a_place_that_both_may_read_is_told(
     await made.close()
 
 
-async def test_without_options_s3_is_there_and_refuses_everything(tmp_path: Path) -> None:
+async def test_without_options_s3_is_not_served(tmp_path: Path) -> None:
     asked = config("--cache-dir", str(tmp_path), **KEY)
     made = build_resolver(asked, LocalAdapters(None, allow_absolute=False), has_folder=False)
-    assert made.sources == ("local", "hub", "s3")
-    with pytest.raises(ServeError) as refused:
-        await made.resolve("s3://models/sql", "s3", None)
-    assert refused.value.code is ErrorCode.MODEL_NOT_FOUND
-    with pytest.raises(ServeError, match="`local` and `hub` and `s3`"):
-        await made.resolve("sql/1", "pbase", "token")
+    assert made.sources == ("local", "hub")
+    for name, source in (("s3://models/sql", "s3"), ("sql/1", "pbase")):
+        with pytest.raises(UnservedSource, match="`local` and `hub`"):
+            await made.resolve(name, source, "token")
     await made.close()

@@ -14,6 +14,7 @@ from lorax_serve.server.config import AdapterSource, LogFormat, LogLevel, Server
 from lorax_serve.server.option import Option
 from lorax_serve.server.options import OPTIONS
 from lorax_serve.server.secret import Secret
+from lorax_serve.server.tenants import PrefixCacheScope
 from lorax_serve.server.text.tool_calls.formats import ToolCallParser
 
 GOLDEN_HELP = Path(__file__).with_name("help.txt")
@@ -36,6 +37,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "max_adapter_bytes": ("1MB", 1_000_000),
     "adapter_download_timeout": ("30", 30.0),
     "max_adapter_downloads": ("2", 2),
+    "private_adapter_grace": ("300", 300.0),
     "hub_endpoint": ("http://hub.example:8000/mirror", "http://hub.example:8000/mirror"),
     "hub_offline": ("true", True),
     "hub_token": ("hf_secret", Secret("hf_secret")),
@@ -57,11 +59,13 @@ VALUES: dict[str, tuple[str, object]] = {
     "preload_source": ("hub", "hub"),
     "adapter_pool_bytes": ("1.5GiB", 3 * 2**29),
     "host_adapter_bytes": ("64GiB", 2**36),
+    "max_slots_per_tenant": ("4", 4),
     "max_adapter_rank": ("64", 64),
     "max_loading": ("4", 4),
     "kv_cache_bytes": ("512MB", 512_000_000),
     "block_size": ("32", 32),
     "prefix_cache": ("false", False),
+    "prefix_cache_scope": ("global", PrefixCacheScope.GLOBAL),
     "max_num_sequences": ("8", 8),
     "max_batch_tokens": ("2048", 2048),
     "gpu_memory_share": ("0.5", 0.5),
@@ -80,6 +84,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "max_body_bytes": ("64kB", 64_000),
     "max_choices": ("3", 3),
     "max_stop_sequences": ("2", 2),
+    "metrics_max_adapters": ("8", 8),
     "log_level": ("warning", LogLevel.WARNING),
     "log_format": ("json", LogFormat.JSON),
     "debug": ("true", True),

@@ -16,7 +16,12 @@ from lorax.errors import (
 )
 
 from lorax_serve.ipc.types import ErrorCode
-from lorax_serve.server.error_replies import INTERNAL, failure_of, failure_of_http
+from lorax_serve.server.error_replies import (
+    INTERNAL,
+    MAX_MESSAGE_BYTES,
+    failure_of,
+    failure_of_http,
+)
 from lorax_serve.server.errors import STATUS, EngineLost, MalformedBody, ServeError
 
 RAISED_BY_CLIENT = {
@@ -135,6 +140,19 @@ def test_bodies_are_one_short_line(message: str, param: str | None) -> None:
         assert len(body) <= 1024
         assert b"\n" not in body
         json.loads(body)
+
+
+@given(st.lists(st.text("abé", min_size=1, max_size=30), min_size=10, max_size=60))
+def test_what_is_cut_ends_at_a_word(words: list[str]) -> None:
+    message = " ".join(words)
+    shown = json.loads(failure_of(ServeError(ErrorCode.INVALID_REQUEST, message)).native_body())
+    if len(message.encode()) <= MAX_MESSAGE_BYTES:
+        assert shown["error"] == message
+        return
+    kept = shown["error"].removesuffix(" …")
+    assert kept != shown["error"] and message.startswith(kept)
+    assert message[len(kept)] == " "
+    assert len(shown["error"].encode()) <= MAX_MESSAGE_BYTES
 
 
 def test_the_internal_failure_says_nothing_about_itself() -> None:

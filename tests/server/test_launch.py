@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -50,6 +51,8 @@ async def test_a_signal_ends_both_processes_and_removes_the_folder(
     engine = server.engine_pid
     assert await get(f"{url}/ready") == 200
     server.process.send_signal(number)
+    assert server.line("stopping")["limit_seconds"] == 30
+    assert server.line("stopped")["level"] == "info"
     assert server.wait() == 0
     assert_nothing_left(server, engine)
     assert "Traceback" not in server.rest()
@@ -116,12 +119,44 @@ async def _hanging_embeddings(session: aiohttp.ClientSession) -> aiohttp.ClientR
     return reply
 
 
+@pytest.mark.parametrize("level", ["debug", "info"])
+async def test_a_line_for_each_request_at_debug_level(model: str, level: str) -> None:
+    with stub_server(stub_engine.SERVES, model, f"--log-level={level}") as server:
+        async with aiohttp.ClientSession(url_of(server)) as session:
+            body = {"model": "", "prompt": [30], "max_tokens": 2}
+            assert (await session.post("/v1/completions", json=body)).status == 200
+        server.process.terminate()
+        said = server.rest()
+    assert ('"num_generated_tokens": 2' in said) == (level == "debug")
+
+
+async def test_so_many_adapters_have_labels_as_the_operator_says(
+    model: str, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+        (tmp_path / name / "adapter_model.safetensors").touch()
+    options = (f"--adapter-dir={tmp_path}", "--metrics-max-adapters=2")
+    with stub_server(stub_engine.SERVES, model, *options) as server:
+        async with aiohttp.ClientSession(url_of(server)) as session:
+            for name in ("a", "b", "c"):
+                body = {"model": name, "prompt": [30], "max_tokens": 1}
+                assert (await session.post("/v1/completions", json=body)).status == 200
+            text = await (await session.get("/metrics")).text()
+    shown = re.findall(r'lorax_adapter_requests_total{adapter="(.*)"} 1.0', text)
+    assert shown == ["a", "b", "other"]
+
+
 def test_room_for_not_even_one_adapter_is_warned_of(model: str) -> None:
     with stub_server(stub_engine.SERVES, model, "--adapter-memory=32KiB") as narrow:
-        warning = narrow.line("adapter_memory_below_one_adapter")
+        warning = narrow.line("adapter_memory_below_one_of_rank_16")
         assert warning["level"] == "warning"
-        assert (warning["adapter_memory"], warning["one_of_rank_16"]) == ("32 KiB", "64 KiB")
-        assert narrow.line("ready")["num_fitting_adapters"] == 0
+        assert warning["adapter_memory"] == "32 KiB"
+        assert warning["one_of_rank_16_on_every_layer"] == "64 KiB"
+        ready = narrow.line("ready")
+        assert ready["num_fitting_rank_16"] == 0
+        assert "/adapters/" in ready["adapter_cache_dir"]
     with stub_server(stub_engine.SERVES, model, "--adapter-memory=64KiB") as enough:
         assert "adapter_memory_below" not in enough.until("ready")
 
@@ -315,7 +350,7 @@ def test_the_banner_says_what_is_served_and_where(model: str, tmp_path: Path) ->
             "512 tokens a request",
             "holds 1,600",
             f"1 in {tmp_path}",
-            "about 16 of rank 16",
+            "16 of rank 16 on every layer",
             "http://127.0.0.1:",
         ):
             assert fact in banner

@@ -46,6 +46,7 @@ def test_json_lines_have_level_time_and_fields(capsys: pytest.CaptureFixture[str
     configure_logging("info", json=True, colors=False)
     structlog.get_logger().info("ready", port=80, odd='a"b\nc\x1b[31m')
     [line] = said(capsys)
+    assert list(line)[:3] == ["timestamp", "level", "event"]
     assert line.pop("timestamp")
     assert line == {"event": "ready", "level": "info", "port": 80, "odd": 'a"b\nc\x1b[31m'}
 

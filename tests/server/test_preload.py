@@ -19,7 +19,7 @@ async def loaded(files: Path, **options: str) -> set[tuple[AdapterAction, str]]:
     engine = FakeEngine()
     service = make_service(files, engine)
     try:
-        await preload(service.desk.operations, ServerConfig(**options))
+        await preload(service.desk, ServerConfig(**options))
     finally:
         service.tokenizer.close()
     return {(action, ref.name) for action, ref in engine.commands if ref is not None}
@@ -38,6 +38,10 @@ async def test_names_are_loaded_or_pinned(wire_files: Path) -> None:
     [
         ({"preload": "alice,bob"}, "--preload bob: Model 'bob' does not exist."),
         ({"pin": "../alice"}, "--pin ../alice: "),
+        (
+            {"preload": "alicia"},
+            "--preload alicia: Model 'alicia' does not exist. Names are",
+        ),
         ({"preload": "alice", "preload_source": "ftp"}, "--preload alice: That `adapter_source`"),
     ],
 )
@@ -47,6 +51,9 @@ async def test_the_one_that_fails_is_named(
     with pytest.raises(StartError) as caught:
         await loaded(wire_files, **options)
     assert str(caught.value).startswith(sentence)
+    assert ("Did you mean 'alice'?" in str(caught.value)) == (
+        "alic" in sentence and "adapter_source" not in sentence
+    )
 
 
 async def test_a_signal_ends_the_preparation() -> None:

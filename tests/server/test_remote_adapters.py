@@ -337,6 +337,67 @@ async def test_fault_22_but_not_what_is_private_by_now(site: Site) -> None:
         assert (await site.refusal("org/open")).code is ErrorCode.ADAPTER_UNAVAILABLE
 
 
+GRACE = 600.0
+
+
+@pytest_asyncio.fixture
+async def graced(site: Site, tmp_path: Path) -> AsyncIterator[Site]:
+    made = make_site(site.hub, tmp_path / "graced", private_grace=GRACE)
+    (await made.get("org/closed", ALICE)).release()
+    yield made
+    await made.adapters.close()
+
+
+async def test_fault_22_a_private_adapter_may_outlive_its_hub_for_whom_it_was_proven_to(
+    graced: Site,
+) -> None:
+    with unreachable(graced.hub, 300):
+        assert (await graced.refusal("org/closed", BOB)).code is ErrorCode.ADAPTER_UNAVAILABLE
+        assert (await graced.refusal("org/closed")).code is ErrorCode.ADAPTER_UNAVAILABLE
+        graced.clock.now += TRUE_SECONDS
+        for _ in range(9):  # and what is served meanwhile makes it no longer
+            assert bytes_of(await graced.get("org/closed", ALICE)) == OTHER
+            for other in (BOB, None):
+                refused = await graced.refusal("org/closed", other)
+                assert refused.code is ErrorCode.ADAPTER_UNAVAILABLE
+            graced.clock.now += TRUE_SECONDS
+        graced.clock.now += TRUE_SECONDS / 2
+        assert bytes_of(await graced.get("org/closed", ALICE)) == OTHER
+        graced.clock.now += TRUE_SECONDS / 2
+        assert (await graced.refusal("org/closed", ALICE)).code is ErrorCode.ADAPTER_UNAVAILABLE
+    assert bytes_of(await graced.get("org/closed", ALICE)) == OTHER
+    graced.clock.now += TRUE_SECONDS + GRACE / 2
+    with unreachable(graced.hub):
+        assert bytes_of(await graced.get("org/closed", ALICE)) == OTHER, "by a new proof"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_fault_22_a_refusal_ends_the_grace(graced: Site, status: int) -> None:
+    graced.clock.now += TRUE_SECONDS
+    with unreachable(graced.hub):
+        assert bytes_of(await graced.get("org/closed", ALICE)) == OTHER
+    graced.hub.faults = [Fault(status, on_info=True)]
+    graced.clock.now += TRUE_SECONDS
+    assert (await graced.refusal("org/closed", ALICE)).code is ErrorCode.MODEL_NOT_FOUND
+    graced.clock.now += FALSE_SECONDS
+    with unreachable(graced.hub):
+        assert (await graced.refusal("org/closed", ALICE)).code is ErrorCode.ADAPTER_UNAVAILABLE
+
+
+async def test_fault_22_a_silent_hub_is_not_waited_for_within_the_grace(
+    site: Site, tmp_path: Path
+) -> None:
+    hasty = make_site(site.hub, tmp_path / "hasty", patience=0.05, private_grace=GRACE)
+    (await hasty.get("org/closed", ALICE)).release()
+    hasty.clock.now += TRUE_SECONDS
+    site.hub.faults = [Fault("stall", on_info=True) for _ in range(9)]
+    async with asyncio.timeout(0.25):  # a try of the source's own takes longer
+        assert bytes_of(await hasty.get("org/closed", ALICE)) == OTHER
+        assert bytes_of(await hasty.get("org/closed", ALICE)) == OTHER
+    assert len(site.hub.faults) == 8
+    await hasty.adapters.close()
+
+
 async def test_one_that_hangs_hinders_no_other(site: Site) -> None:
     site.hub.repositories["org/slow"] = adapter_repository(OTHER)
     site.hub.held.add("org/slow")
@@ -509,6 +570,33 @@ async def test_other_sources_are_named(site: Site) -> None:
     with pytest.raises(UnservedSource) as caught:
         await site.adapters.lease("ftp", "org/open", None)
     assert "`hub`" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("served", "named"),
+    [
+        (("local",), "which serves `local`."),
+        (("local", "hub"), "which serves `local` and `hub`."),
+        (("local", "hub", "s3"), "which serves `local`, `hub` and `s3`."),
+    ],
+)
+def test_served_sources_are_listed_as_people_do(served: tuple[str, ...], named: str) -> None:
+    assert UnservedSource(served).message.endswith(named)
+
+
+async def test_what_came_from_a_source_that_is_served_no_more_is_not_listed(site: Site) -> None:
+    (await site.get("org/open")).release()
+    assert dict(site.adapters.listed(None)).keys() == {"org/open"}
+    without = RemoteAdapters({}, site.store, FetchLimits(), Verdicts(site.clock))
+    assert dict(without.listed(None)) == {}
+
+
+async def test_an_operator_is_told_whom_the_server_did_not_reach(site: Site) -> None:
+    with unreachable(site.hub), capture_logs() as logs:
+        refused = await site.refusal("org/open")
+    assert "`hub`" in refused.message and "try again" in refused.message
+    (line,) = (line for line in logs if line["event"] == "adapter_source_failed")
+    assert (line["source"], line["host"]) == ("hub", site.hub.url.removeprefix("http://"))
 
 
 async def test_unknown_names_do_not_pile_up(site: Site) -> None:

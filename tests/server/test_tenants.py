@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorax_serve.server.tenants import ANONYMOUS, Tenants
+from lorax_serve.server.tenants import ANONYMOUS, PrefixCacheScope, Tenants
 
 tokens = st.none() | st.text(max_size=3)
 salts = st.text(max_size=20)
@@ -33,6 +33,16 @@ def test_salts_are_equal_for_equal_pairs_only(
     ours = Tenants()
     same = (token, salt) == (other_token, other_salt)
     assert (ours.prefix_salt(token, salt) == ours.prefix_salt(other_token, other_salt)) == same
+
+
+@given(tokens, salts, tokens, salts)
+def test_where_all_share_only_salts_part_them(
+    token: str | None, salt: str, other_token: str | None, other_salt: str
+) -> None:
+    ours = Tenants(PrefixCacheScope.GLOBAL)
+    same = salt == other_salt
+    assert (ours.prefix_salt(token, salt) == ours.prefix_salt(other_token, other_salt)) == same
+    assert ours.prefix_salt(token, "") == ""
 
 
 def test_who_names_neither_has_no_salt() -> None:

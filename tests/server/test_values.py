@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from lorax_serve.server.values import parse_field, parse_size, show_size
+from lorax_serve.ipc.sizes import show_size
+from lorax_serve.server.values import parse_field, parse_size
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """An EngineCore whose link, adapters and model are fakes, driven step by step."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fake_runner import HIDDEN_SIZE, VOCAB_SIZE, FakeRunner, next_token
@@ -130,7 +130,7 @@ class FakeAdapters:
             self.draining = min(self.resident.values(), key=lambda slot: slot.num_pins)
         return False
 
-    def acquire(self, ref: AdapterRef, *, even_arriving: bool) -> FakeSlot | None:
+    def acquire(self, ref: AdapterRef, *, tenant: str, even_arriving: bool) -> FakeSlot | None:
         self.asked_even_arriving.append((ref.name, even_arriving))
         if ref.name in self.broken and self.loading.get(ref) == 0:
             raise RequestError(ErrorCode.ADAPTER_CORRUPT, f"Adapter {ref.name!r} is broken.")
@@ -152,8 +152,8 @@ class FakeAdapters:
         if self.loading.pop(ref, None) == 0:
             self.draining = None
 
-    def stage(self, refs: list[AdapterRef]) -> None:
-        self.staged = refs
+    def stage(self, refs: Mapping[AdapterRef, str]) -> None:
+        self.staged = list(refs)
 
     def expect(self, refs: Iterable[AdapterRef]) -> None:
         self.expected = set(refs)

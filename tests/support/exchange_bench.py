@@ -72,6 +72,7 @@ class Bench:
         host_bytes: int = 1 << 20,
         max_loading: int = 2,
         copy_delay: int = 0,
+        max_slots_per_tenant: int | None = None,
         pause: Callable[[], None] = no_pause,
     ) -> None:
         self.woken = threading.Event()
@@ -83,6 +84,7 @@ class Bench:
             SITES,
             max_rank=64,
             max_loading=max_loading,
+            max_slots_per_tenant=max_slots_per_tenant,
             on_loaded=self._wake,
             pause=pause,
         )
@@ -102,9 +104,9 @@ class Bench:
                 self.woken.clear()
             self.exchange.poll()
 
-    def use(self, ref: AdapterRef) -> None:
+    def use(self, ref: AdapterRef, tenant: str | None = None) -> None:
         """Acquire and release."""
-        self.exchange.release(self.acquired(ref))
+        self.exchange.release(self.acquired(ref, tenant))
 
     def assert_nothing_held(self) -> None:
         """Nobody waits and nobody runs: nothing may be pinned, loading or kept."""
@@ -113,11 +115,11 @@ class Bench:
         assert self.exchange.num_waiting_for_room == 0
         assert self.pool.pinned_bytes == 0 == self.store.pinned_bytes
 
-    def acquired(self, ref: AdapterRef) -> AdapterSlot:
+    def acquired(self, ref: AdapterRef, tenant: str | None = None) -> AdapterSlot:
         slots: list[AdapterSlot] = []
 
         def try_acquire() -> bool:
-            slot = self.exchange.acquire(ref)
+            slot = self.exchange.acquire(ref, tenant=tenant)
             if slot is not None:
                 slots.append(slot)
             return slot is not None

@@ -152,6 +152,7 @@ async def running(
     *,
     embedding_pooling: Pooling = Pooling.LAST,
     template_kwargs: Sequence[str] = (),
+    logs_requests: bool = False,
     adapter_templates: IsolatedTemplates | None = None,
 ) -> AsyncIterator[Wire]:
     """The server on a real socket, over the files that `write_files` wrote."""
@@ -160,6 +161,7 @@ async def running(
     service = replace(
         service,
         chat_template_kwargs=frozenset(template_kwargs),
+        logs_requests=logs_requests,
         adapter_templates=adapter_templates,
     )
     wire = Wire(engine, service.tokenizer, service)

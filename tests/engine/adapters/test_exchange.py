@@ -148,12 +148,12 @@ def test_the_next_ones_are_placed_ahead_but_never_at_the_cost_of_sooner_ones(
     refs = [adapter_ref(folders / name) for name in "abcd"]
     for ref in refs:
         bench.use(ref)
-    bench.exchange.stage(refs)
-    bench.exchange.stage(refs)
+    bench.exchange.stage(dict.fromkeys(refs))
+    bench.exchange.stage(dict.fromkeys(refs))
     resident = [bench.pool.find(digest_of(folders / name)) is not None for name in "abcd"]
     assert resident == [True, True, False, False]
     held = bench.acquired(refs[2])
-    bench.exchange.stage(refs)
+    bench.exchange.stage(dict.fromkeys(refs))
     assert held.num_pins == 1 and bench.pool.find(held.digest) is held
     bench.exchange.release(held)
     bench.assert_nothing_held()
@@ -262,6 +262,8 @@ def test_an_adapter_larger_than_a_tier_is_refused(folders: Path, tier: str) -> N
     )
     error = bench.failure(adapter_ref(folders / "a"))
     assert error.code is ErrorCode.ADAPTER_TOO_LARGE and f"{tier} memory" in error.message
+    option = "--adapter-memory" if tier == "device" else "--host-adapter-memory"
+    assert "4 KiB" in error.message and f" {option}" in error.message
     bench.exchange.cancel(adapter_ref(folders / "a"))
     bench.assert_nothing_held()
     bench.exchange.close()
@@ -456,7 +458,7 @@ def test_any_traffic_serves_every_waiter(
                 running.append(slot)
                 num_served += 1
                 progress = True
-        exchange.stage(list(dict.fromkeys(ref for _, ref in waiting))[:3])
+        exchange.stage(dict.fromkeys(list(dict.fromkeys(ref for _, ref in waiting))[:3]))
         exchange.check_integrity()
         while running and (rng.random() < 0.5 or not progress):
             exchange.release(running.pop(rng.randrange(len(running))))
@@ -488,7 +490,7 @@ def test_a_thread_goes_on_with_what_is_needed_next_before_the_loop_polls(
     refs = [adapter_ref(folders / name) for name in NAMES]
     for ref in refs:
         bench.exchange.prefetch(ref)
-    bench.exchange.stage(refs[2:5])
+    bench.exchange.stage(dict.fromkeys(refs[2:5]))
     bench.exchange.poll()
     reader.gate.set()
     for _ in range(2):

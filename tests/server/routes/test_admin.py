@@ -177,8 +177,19 @@ async def test_a_path_below_the_adapter_directory_is_its_name(desk: Desk, wire_f
 async def test_no_other_path_is_loaded(desk: Desk, path: str) -> None:
     status, error = await desk.load("a", path)
     assert (status, error["error"]["param"]) == (404, "lora_path")
+    is_absolute = path.startswith("/")
+    assert ("--allow-absolute-adapters" in error["error"]["message"]) == is_absolute
+    assert "--adapter-dir" in error["error"]["message"]
     assert desk.engine.commands == []
     assert "a" not in await desk.models()
+
+
+@pytest.mark.parametrize(("key", "is_short"), [("x" * 15, True), ("x" * 16, False)])
+def test_a_short_key_is_warned_of(key: str, is_short: bool) -> None:
+    with capture_logs() as logs:
+        AdminKey(Secret(key))
+    assert [line["event"] for line in logs] == ["admin_key_short"] * is_short
+    assert key not in str(logs)
 
 
 async def test_other_sources_are_refused_by_name(desk: Desk) -> None:
