@@ -1,4 +1,4 @@
-"""A JSON schema being matched, by llguidance: a lazy lexer and an Earley parser.
+"""A JSON schema or a Lark grammar being matched, by llguidance: a lazy lexer and an Earley parser.
 
 It builds no automaton beforehand, so a matcher costs about a millisecond and each mask some tens
 of microseconds, within the fuel of `parser_limits`.
@@ -20,7 +20,7 @@ class LLGuidanceMatcher:
         grammar = payload.decode(errors="replace")
         self._matcher = LLMatcher(tokenizer, grammar, limits=parser_limits(), log_level=0)
         if self._matcher.is_error():
-            raise GrammarTooComplex("The schema cannot be enforced within the limits.")
+            raise GrammarTooComplex("The grammar cannot be enforced within the limits.")
         self._text = sets.text
         # llguidance writes all its tokenizer's ids, which may be more than the model's.
         self._all_tokens: BitRow = np.zeros(num_words(tokenizer.vocab_size), dtype=np.int32)
@@ -41,4 +41,4 @@ class LLGuidanceMatcher:
     def consume(self, token_id: int) -> None:
         # Once stopped, it calls any further token an error but stays in its complete state.
         if self._matcher.is_stopped() or not self._matcher.consume_token(token_id):
-            raise GuideRejected(f"Token {token_id} is not allowed by the schema here.")
+            raise GuideRejected(f"Token {token_id} is not allowed by the grammar here.")

@@ -95,6 +95,8 @@ class GrammarKind(enum.Enum):
     """How `GrammarSpec.payload` is read."""
 
     LLGUIDANCE = "llguidance"  # a serialized llguidance grammar, UTF-8 JSON
+    # The same, which may name tokens that are no text by their ids.
+    LLGUIDANCE_CONTROL = "llguidance_control"
     OUTLINES_INDEX = "outlines_index"  # a compiled outlines_core Index in its own binary form
 
 

@@ -54,12 +54,11 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     if body.reasoning_effort is not None and not _shows_effort(request):
         ignored = (*ignored, EFFORT)
     tools = body.asked_tools()
-    if tools is not None and tools.promises_in_vain:
+    form = _call_format(request, body, tools)
+    if tools is not None and tools.is_strict and tools.mode is ToolMode.AUTO and form is None:
         ignored = (*ignored, STRICT)
     prompt = await _rendered(request, body, tools)
-    form = _call_format(request, body, tools)
-    shows_marks = form is not None and form.marks_are_special
-    asked = chat_request(body, prompt, tools, shows_marks=shows_marks)
+    asked = chat_request(body, prompt, tools, form)
     return await generate(
         request,
         asked,

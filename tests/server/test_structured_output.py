@@ -12,7 +12,7 @@ from wire import FakeRegexCompiler
 
 
 def compiler() -> ConstraintCompiler:
-    return ConstraintCompiler(cast(RegexCompiler, FakeRegexCompiler()))
+    return ConstraintCompiler(cast(RegexCompiler, FakeRegexCompiler()), ())
 
 
 @pytest.mark.parametrize(
