@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientResponse
 from openai import AsyncOpenAI, BadRequestError
 
-from lorax_serve.ipc.types import GrammarKind
-from tool_chats import CALL, CITY, CLOCK, FORCED, NAMED, TEMPLATE, WEATHER
+from tool_chats import CALL, CLOCK, FORCED, NAMED, TEMPLATE, WEATHER
 from wire import Wire, running
 
 ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}}
@@ -228,74 +226,3 @@ async def test_a_template_that_shows_no_tools(files: Path) -> None:
         assert caught.value.param == "tools"
         reply = await ask(client, tools=[WEATHER], tool_choice=NAMED)
         assert reply.choices[0].message.tool_calls[0].function.name == "weather"
-
-
-STRICT = {
-    "type": "function",
-    "function": {
-        "name": "weather",
-        "parameters": {**CITY, "additionalProperties": False},
-        "strict": True,
-    },
-}
-
-
-async def test_a_strict_tool_holds_the_model_to_it(wire: Wire, client: AsyncOpenAI) -> None:
-    """Ids, pieces and the finish are as those of any call that the model decides on."""
-    wire.will_say(f"I look. {CALL}\n{CALL}")
-    deltas, reason = await streamed(client, tools=[STRICT, CLOCK])
-    assert reason == "tool_calls"
-    assert "".join(delta.content or "" for delta in deltas) == "I look."
-    parts = [part for delta in deltas for part in delta.tool_calls or []]
-    assert len({part.id for part in parts if part.id}) == 2
-    assert len(parts) > 4, "arguments come as they are written"
-    grammar = wire.engine.requests[-1].grammar
-    assert grammar is not None and grammar.kind is GrammarKind.LLGUIDANCE_CONTROL
-    assert b"weather" in grammar.payload and b"clock" in grammar.payload
-
-
-@pytest.mark.parametrize(
-    ("fields", "kind", "is_named"),
-    [
-        ({}, GrammarKind.LLGUIDANCE_CONTROL, False),
-        ({"tool_choice": "required"}, GrammarKind.LLGUIDANCE, False),
-        ({"response_format": {"type": "json_object"}}, GrammarKind.LLGUIDANCE, True),
-    ],
-    ids=str,
-)
-async def test_strict_is_named_where_nothing_enforces_it(
-    wire: Wire, fields: dict[str, Any], kind: GrammarKind, is_named: bool
-) -> None:
-    """An answer in another format holds no calls."""
-    wire.will_say(FORCED)
-    reply = await asked_raw(wire, tools=[STRICT], **fields)
-    assert reply.status == 200, await reply.text()
-    named = reply.headers.get("x-ignored-params")
-    assert named == ("tools.function.strict" if is_named else None)
-    grammar = wire.engine.requests[-1].grammar
-    assert grammar is not None and grammar.kind is kind
-
-
-async def test_strict_is_named_where_no_family_is_known(files: Path) -> None:
-    (files / "model" / "chat_template.jinja").write_text("{{ tools }}{{ messages[0].content }}")
-    async with running(files) as wire:
-        wire.will_say(CALL)
-        reply = await asked_raw(wire, tools=[STRICT])
-        assert reply.headers["x-ignored-params"] == "tools.function.strict"
-        assert wire.engine.requests[-1].grammar is None
-
-
-@pytest.mark.parametrize("choice", ["auto", "required"])
-async def test_a_strict_schema_that_cannot_be_enforced_is_refused_alike(
-    client: AsyncOpenAI, choice: str
-) -> None:
-    function = {"name": "f", "parameters": {"type": "object", "not": {}}, "strict": True}
-    with pytest.raises(BadRequestError) as caught:
-        await ask(client, tools=[{"type": "function", "function": function}], tool_choice=choice)
-    assert caught.value.code == "invalid_json_schema"
-    assert "The schema's keyword 'not' cannot be enforced." in caught.value.message
-
-
-async def asked_raw(wire: Wire, **fields: Any) -> ClientResponse:
-    body = {"model": "", "messages": [{"role": "user", "content": "?"}], **fields}
-    return await wire.client.post("/v1/chat/completions", json=body)
