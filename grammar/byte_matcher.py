@@ -2,7 +2,7 @@
 
 import functools
 
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from lorax_serve.grammar.parser_limits import parser_limits
 
@@ -23,6 +23,8 @@ def byte_tokenizer() -> LLTokenizer:
     return LLTokenizer(TokenizerWrapper(_Bytes()))
 
 
-def byte_matcher(grammar: str) -> LLMatcher:
-    """At the start of the text, within the limits; its `is_error` tells of what is over them."""
-    return LLMatcher(byte_tokenizer(), grammar, limits=parser_limits(), log_level=0)
+def byte_matcher(grammar: str, limits: LLParserLimits | None = None) -> LLMatcher:
+    """At the start of the text; its `is_error` tells of what is over the limits, unless they are
+    given `parser_limits`.
+    """
+    return LLMatcher(byte_tokenizer(), grammar, limits=limits or parser_limits(), log_level=0)

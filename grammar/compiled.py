@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 LLGUIDANCE = "llguidance"  # payload: an llguidance grammar as UTF-8 JSON
 LLGUIDANCE_CONTROL = "llguidance_control"  # the same, which may name tokens that are no text
+LARK = "lark"  # payload: the same, which a client wrote, and which has tighter limits
 OUTLINES_INDEX = "outlines_index"  # payload: the binary form of an outlines_core Index
 
 

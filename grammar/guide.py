@@ -12,11 +12,12 @@ from typing import Protocol
 import numpy as np
 
 from lorax_serve.grammar.cache import ByteBoundedCache
-from lorax_serve.grammar.compiled import LLGUIDANCE, LLGUIDANCE_CONTROL, OUTLINES_INDEX
+from lorax_serve.grammar.compiled import LARK, LLGUIDANCE, LLGUIDANCE_CONTROL, OUTLINES_INDEX
 from lorax_serve.grammar.errors import GuideRejected, InvalidGrammar, UnsupportedTokenizer
 from lorax_serve.grammar.index_matcher import CompiledIndex, IndexMatcher
 from lorax_serve.grammar.llguidance_matcher import LLGuidanceMatcher
 from lorax_serve.grammar.llguidance_tokenizer import load_llguidance_tokenizer
+from lorax_serve.grammar.parser_limits import lark_limits, parser_limits
 from lorax_serve.grammar.token_sets import BitRow, TokenSets, check_row
 from lorax_serve.grammar.vocabulary import load_vocabulary
 
@@ -120,9 +121,10 @@ class GuideFactory:
         Raises InvalidGrammar for a payload that is not of its kind, GrammarTooComplex for one
         over the limits.
         """
-        if kind in (LLGUIDANCE, LLGUIDANCE_CONTROL):
-            sets = self._sets if kind == LLGUIDANCE else self._all_sets
-            return Guide(LLGuidanceMatcher(self._tokenizer, payload, sets), sets)
+        if kind in (LLGUIDANCE, LLGUIDANCE_CONTROL, LARK):
+            sets = self._all_sets if kind == LLGUIDANCE_CONTROL else self._sets
+            limits = lark_limits() if kind == LARK else parser_limits()
+            return Guide(LLGuidanceMatcher(self._tokenizer, payload, sets, limits), sets)
         if kind == OUTLINES_INDEX:
             return Guide(IndexMatcher(self._index(payload, digest)), self._sets)
         raise InvalidGrammar("expected a grammar of a kind that the engine knows")

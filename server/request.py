@@ -43,6 +43,13 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Grammar:
+    """Output must be derived by a grammar, in Lark's syntax."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class ToolCalls:
     """Any output, but a call that it holds must be of one of the functions and fit its schema."""
 
@@ -51,7 +58,7 @@ class ToolCalls:
     parallel: bool  # there may be several
 
 
-Constraint = JsonSchema | JsonObject | Regex | Choice | ToolCalls
+Constraint = JsonSchema | JsonObject | Regex | Choice | Grammar | ToolCalls
 
 
 @dataclass(frozen=True)

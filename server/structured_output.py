@@ -7,6 +7,7 @@ from lorax_serve.grammar.call_grammar import tool_call_grammar
 from lorax_serve.grammar.compiled import CompiledGrammar
 from lorax_serve.grammar.control_tokens import ControlToken
 from lorax_serve.grammar.errors import GrammarTooComplex, InvalidGrammar
+from lorax_serve.grammar.lark import LarkCompiler
 from lorax_serve.grammar.regex_index import RegexCompiler
 from lorax_serve.grammar.schema import json_object_grammar, json_schema_grammar
 from lorax_serve.ipc.types import ErrorCode, GrammarKind, GrammarSpec
@@ -14,6 +15,7 @@ from lorax_serve.server.errors import ServeError
 from lorax_serve.server.request import (
     Choice,
     Constraint,
+    Grammar,
     JsonObject,
     JsonSchema,
     Regex,
@@ -30,6 +32,7 @@ class ConstraintCompiler:
         """`control_tokens`: all of the model's vocabulary."""
         self._regex_compiler = regex_compiler
         self._control_tokens = control_tokens
+        self._lark_compiler = LarkCompiler()
         self._one_schema = asyncio.Semaphore(1)
 
     async def compile(self, constraint: Constraint) -> tuple[GrammarSpec, tuple[str, ...]]:
@@ -66,6 +69,8 @@ class ConstraintCompiler:
                 return await self._regex_compiler.regex(pattern)
             case Choice(options):
                 return await self._regex_compiler.choice(options)
+            case Grammar(text):
+                return await self._lark_compiler.lark(text)
 
 
 def _invalid(constraint: Constraint) -> ErrorCode:
@@ -75,5 +80,7 @@ def _invalid(constraint: Constraint) -> ErrorCode:
             return ErrorCode.INVALID_JSON_SCHEMA
         case Regex():
             return ErrorCode.INVALID_REGEX
+        case Grammar():
+            return ErrorCode.INVALID_GRAMMAR
         case Choice():
             return ErrorCode.INVALID_REQUEST
