@@ -11,6 +11,7 @@ from grammar_tokenizers import EOS_TOKEN_IDS, VOCAB_SIZE
 from grammar_walks import BytesMatcher, allowed_ids
 from lorax_serve.grammar import lark as lark_module
 from lorax_serve.grammar.compiled import LARK, lark_grammar
+from lorax_serve.grammar.compiled import LLGUIDANCE as OURS
 from lorax_serve.grammar.errors import (
     GrammarError,
     GrammarTooComplex,
@@ -239,3 +240,22 @@ async def test_the_same_grammar_is_tried_once(monkeypatch: pytest.MonkeyPatch) -
     grammar = await compiler.lark('start: "a"')
     monkeypatch.setattr(lark_module, "CHILD", ("/bin/false",))
     assert await compiler.lark('start: "a"') is grammar
+
+
+def test_grammars_of_clients_have_less_room_in_a_step(
+    factory: GuideFactory, vocabulary: TokenVocabulary
+) -> None:
+    """There are 1,200 ways to go on."""
+    names = [f"r{i}" for i in range(1200)]
+    rules = "\n".join(f'{name}: /[a-z]+/ "{i}"' for i, name in enumerate(names))
+    payload = lark_grammar(f"start: ({' | '.join(names)})*\n{rules}").encode()
+    a, one = (vocabulary.ids_by_bytes()[text][0] for text in (b"a", b"1"))
+    taken = {}
+    for kind in (LARK, OURS):
+        guide = factory.create(kind, payload, kind)
+        taken[kind] = 0
+        with contextlib.suppress(GuideRejected):
+            for token_id in (a, one, a, one):
+                guide.advance(token_id)
+                taken[kind] += 1
+    assert taken[LARK] < taken[OURS] == 4
