@@ -275,8 +275,10 @@ class EngineCore:
         if sequence.guide is not None and reason is None:
             try:
                 sequence.guide.advance(token_id)
-            except GrammarError:
-                log.exception("guide_failed", request_id=sequence.id.request_id)
+            except GrammarError as error:
+                # A client's own grammar may go over a step's limits: that is no fault of ours.
+                request_id = sequence.id.request_id
+                log.warning("guide_failed", request_id=request_id, reason=error.message)
                 self._fail(sequence, "The output could not be kept within the constraint.")
                 return
         self._outbox.token(sequence, token_id, output.logprobs[index], reason)

@@ -110,6 +110,15 @@ class Intake:
         try:
             return self._guides.create(grammar.kind.value, grammar.payload, grammar.digest)
         except GrammarError as error:
-            is_regex = grammar.kind is GrammarKind.OUTLINES_INDEX
-            code = ErrorCode.INVALID_REGEX if is_regex else ErrorCode.INVALID_JSON_SCHEMA
-            raise RequestError(code, str(error)) from error
+            raise RequestError(_refused(grammar.kind), str(error)) from error
+
+
+def _refused(kind: GrammarKind) -> ErrorCode:
+    """What a constraint of the kind is called that means nothing."""
+    match kind:
+        case GrammarKind.OUTLINES_INDEX:
+            return ErrorCode.INVALID_REGEX
+        case GrammarKind.LARK:
+            return ErrorCode.INVALID_GRAMMAR
+        case GrammarKind.LLGUIDANCE | GrammarKind.LLGUIDANCE_CONTROL:
+            return ErrorCode.INVALID_JSON_SCHEMA

@@ -8,14 +8,13 @@ allocation by aborting the process.
 """
 
 import json
-import resource
 import sys
 from dataclasses import asdict, dataclass
 from typing import IO
 
 from outlines_core import Index, Vocabulary
 
-from lorax_serve.grammar.child_limits import limit, limit_memory
+from lorax_serve.grammar.child_limits import limit_resources
 from lorax_serve.grammar.index_vocabulary import marked_source
 
 EXIT_REFUSED = 64  # the expression uses what an automaton cannot do
@@ -43,8 +42,7 @@ def compile_source(source: str, vocabulary: Vocabulary) -> bytes:
 
 def main(stdin: IO[bytes], stdout: IO[bytes]) -> int:
     request = CompileRequest(**json.loads(stdin.readline()))
-    limit_memory(request.memory_bytes)
-    limit(resource.RLIMIT_CPU, request.cpu_seconds)
+    limit_resources(memory_bytes=request.memory_bytes, cpu_seconds=request.cpu_seconds)
     try:
         index = compile_source(request.source, Vocabulary.from_binary(stdin.read()))
     except ValueError:

@@ -12,11 +12,12 @@ from typing import Protocol
 import numpy as np
 
 from lorax_serve.grammar.cache import ByteBoundedCache
-from lorax_serve.grammar.compiled import LLGUIDANCE, OUTLINES_INDEX
+from lorax_serve.grammar.compiled import LARK, LLGUIDANCE, LLGUIDANCE_CONTROL, OUTLINES_INDEX
 from lorax_serve.grammar.errors import GuideRejected, InvalidGrammar, UnsupportedTokenizer
 from lorax_serve.grammar.index_matcher import CompiledIndex, IndexMatcher
 from lorax_serve.grammar.llguidance_matcher import LLGuidanceMatcher
 from lorax_serve.grammar.llguidance_tokenizer import load_llguidance_tokenizer
+from lorax_serve.grammar.parser_limits import lark_limits, parser_limits
 from lorax_serve.grammar.token_sets import BitRow, TokenSets, check_row
 from lorax_serve.grammar.vocabulary import load_vocabulary
 
@@ -61,8 +62,9 @@ class Guide:
         """Overwrite `row`, int32 [W]: bit i of word w is set when token 32 w + i is allowed.
 
         End-of-sequence tokens are allowed, all of them, exactly where `accepts_eos`. Other control
-        tokens and ids at or over V never are. A row without any bit means a dead end: the grammar
-        still wants text, but no token of this model spells it, or matching it got too costly.
+        tokens are where a grammar of kind LLGUIDANCE_CONTROL names them, ids at or over V never. A
+        row without any bit means a dead end: the grammar still wants text, but no token of this
+        model spells it, or matching it got too costly.
         Raises ValueError for a row of another shape or type.
         """
         check_row(row, self._sets.num_words)
@@ -107,6 +109,7 @@ class GuideFactory:
                 f"expected end-of-sequence ids below {vocab_size}, got {list(eos_token_ids)}"
             )
         self._sets = TokenSets.of(vocabulary, vocab_size)
+        self._all_sets = self._sets.with_control(vocab_size)
         self._tokenizer = load_llguidance_tokenizer(
             tokenizer_json, vocabulary, vocab_size=vocab_size
         )
@@ -118,11 +121,13 @@ class GuideFactory:
         Raises InvalidGrammar for a payload that is not of its kind, GrammarTooComplex for one
         over the limits.
         """
-        if kind == LLGUIDANCE:
-            return Guide(LLGuidanceMatcher(self._tokenizer, payload, self._sets), self._sets)
+        if kind in (LLGUIDANCE, LLGUIDANCE_CONTROL, LARK):
+            sets = self._all_sets if kind == LLGUIDANCE_CONTROL else self._sets
+            limits = lark_limits() if kind == LARK else parser_limits()
+            return Guide(LLGuidanceMatcher(self._tokenizer, payload, sets, limits), sets)
         if kind == OUTLINES_INDEX:
             return Guide(IndexMatcher(self._index(payload, digest)), self._sets)
-        raise InvalidGrammar(f"expected a grammar of kind {LLGUIDANCE} or {OUTLINES_INDEX}")
+        raise InvalidGrammar("expected a grammar of a kind that the engine knows")
 
     def _index(self, payload: bytes, digest: str) -> CompiledIndex:
         index = self._indices.get(digest)

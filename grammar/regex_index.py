@@ -6,14 +6,13 @@ compilation is a child process with bounds on time, memory and output.
 """
 
 import asyncio
-import contextlib
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from lorax_serve.grammar.cache import ByteBoundedCache
-from lorax_serve.grammar.child_process import reap
+from lorax_serve.grammar.child_process import OutputTooLarge, child_output
 from lorax_serve.grammar.compile_child import (
     EXIT_OUT_OF_MEMORY,
     EXIT_REFUSED,
@@ -92,7 +91,11 @@ class RegexCompiler:
         )
         try:
             async with asyncio.timeout(self._wall_seconds):
-                status, output = await _child_output(request.header() + self._vocabulary)
+                status, output = await child_output(
+                    CHILD, request.header() + self._vocabulary, MAX_INDEX_BYTES
+                )
+        except OutputTooLarge as error:
+            raise _too_large() from error
         except TimeoutError as error:
             raise GrammarTooComplex(
                 f"The regex takes over {self._wall_seconds:g} s to compile."
@@ -109,35 +112,6 @@ class RegexCompiler:
         if status != 0:
             raise RuntimeError(f"the regex compiler could not run: it exited with {status}")
         return output
-
-
-async def _child_output(request: bytes) -> tuple[int, bytes]:
-    """Exit status and output. However this is left, the child is gone."""
-    child = await asyncio.create_subprocess_exec(
-        *CHILD,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        output = await _converse(child, request)
-        return await child.wait(), output
-    finally:
-        await reap(child)
-
-
-async def _converse(child: asyncio.subprocess.Process, request: bytes) -> bytes:
-    assert child.stdin is not None and child.stdout is not None  # both are pipes, asked for above
-    # A child that died while being written to has an exit status that says why.
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        child.stdin.write(request)
-        await child.stdin.drain()
-    child.stdin.close()
-    try:
-        await child.stdout.readexactly(MAX_INDEX_BYTES + 1)
-    except asyncio.IncompleteReadError as end_of_output:
-        return end_of_output.partial
-    raise _too_large()  # the child checks as well; but it is not asked to be trusted
 
 
 def _too_large() -> GrammarTooComplex:

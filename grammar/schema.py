@@ -18,8 +18,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher
 
+from lorax_serve.grammar.byte_matcher import byte_matcher
+from lorax_serve.grammar.call_schema import Schema
 from lorax_serve.grammar.compiled import LLGUIDANCE, CompiledGrammar, compiled_grammar
 from lorax_serve.grammar.errors import GrammarTooComplex, InvalidGrammar
 from lorax_serve.grammar.parser_limits import parser_limits
@@ -55,23 +57,6 @@ RELAXED = (
 )
 
 
-class _Bytes:
-    """A tokenizer of single bytes: enough to see whether a grammar can be matched at all."""
-
-    eos_token_id = 256
-    bos_token_id = None
-    tokens = (*(bytes([byte]) for byte in range(256)), b"<eos>")
-    special_token_ids = (256,)
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
-
-
-@functools.cache
-def _byte_tokenizer() -> LLTokenizer:
-    return LLTokenizer(TokenizerWrapper(_Bytes()))
-
-
 def json_schema_grammar(schema: object, *, strict: bool) -> CompiledGrammar:
     """Texts that are one JSON value satisfying `schema`, a parsed JSON document.
 
@@ -89,7 +74,7 @@ def json_schema_grammar(schema: object, *, strict: bool) -> CompiledGrammar:
         raise unenforceable(inexact)
     grammar, warnings = _first_that_compiles(text, (EXACT,) if strict else (EXACT, *RELAXED))
     _check_patterns(patterns)
-    _check_start(_matcher(grammar))
+    check_start(byte_matcher(grammar))
     warnings += tuple(inexact_warning(keyword) for keyword in inexact)
     return compiled_grammar(LLGUIDANCE, grammar.encode(), warnings)
 
@@ -129,6 +114,12 @@ def _first_that_compiles(
     raise refusal(findings[0])
 
 
+def inline_schema(schema: Schema) -> str:
+    """What stands behind `%json` in a Lark grammar for a schema that is enforced exactly."""
+    grammar = json.loads(_grammar_text(json.dumps(schema), EXACT))
+    return json.dumps(grammar["grammars"][0]["json_schema"])
+
+
 def _grammar_text(schema_text: str, enforcement: Enforcement) -> str:
     try:
         return LLMatcher.grammar_from_json_schema(
@@ -148,7 +139,9 @@ def _check_patterns(patterns: Sequence[str]) -> None:
     """Patterns are expanded only when matching reaches them; that must not stall the engine."""
     deadline = time.monotonic() + PATTERN_SECONDS
     for pattern in patterns:
-        matcher = _matcher(_grammar_text(json.dumps({"type": "string", "pattern": pattern}), EXACT))
+        matcher = byte_matcher(
+            _grammar_text(json.dumps({"type": "string", "pattern": pattern}), EXACT)
+        )
         if matcher.is_error():
             continue  # no pattern at all, but text of the client's that only looks like one
         matcher.compute_bitmask()
@@ -158,7 +151,7 @@ def _check_patterns(patterns: Sequence[str]) -> None:
             raise GrammarTooComplex("A 'pattern' in the schema is too complex.")
 
 
-def _check_start(matcher: LLMatcher) -> None:
+def check_start(matcher: LLMatcher) -> None:
     """Some grammars are seen to be hopeless only by matching their first byte."""
     if not matcher.is_error():
         matcher.compute_bitmask()
@@ -167,7 +160,3 @@ def _check_start(matcher: LLMatcher) -> None:
         if finding.startswith("NoExtension"):
             raise InvalidGrammar("The schema refers only to itself, so it describes no value.")
         raise refusal(finding)
-
-
-def _matcher(grammar: str) -> LLMatcher:
-    return LLMatcher(_byte_tokenizer(), grammar, limits=parser_limits(), log_level=0)

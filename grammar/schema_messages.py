@@ -14,7 +14,7 @@ ONE_OF = re.compile(r"oneOf\b")
 REFERENCE = re.compile(r"Resource '(.*)' is not present in a registry")
 PATTERN = re.compile(r"regex parse error:.*?\nerror: (.*)", re.DOTALL)
 TIMES = re.compile(r" \(\d+ times\)$")
-TOO_COMPLEX = re.compile(r"too (big|many|complex|large)|fuel|; max is|Unable to determine")
+TOO_COMPLEX = re.compile(r"[Tt]oo (big|many|complex|large)|fuel|; max is|Unable to determine")
 
 
 def refusal(finding: str) -> GrammarError:
@@ -22,7 +22,7 @@ def refusal(finding: str) -> GrammarError:
     if match := KEYWORDS.match(finding):
         return unenforceable(re.findall(QUOTED, match[1]))
     if match := FORMAT.match(finding):
-        return InvalidGrammar(f"The schema's format '{_quoted(match[1])}' cannot be enforced.")
+        return InvalidGrammar(f"The schema's format '{quoted(match[1])}' cannot be enforced.")
     if ONE_OF.match(finding):
         return InvalidGrammar(
             "The schema's keyword 'oneOf' cannot be enforced where its alternatives may overlap; "
@@ -30,14 +30,14 @@ def refusal(finding: str) -> GrammarError:
         )
     if match := REFERENCE.match(finding):
         return InvalidGrammar(
-            f"The schema refers to '{_quoted(match[1])}', which it does not contain; nothing is "
+            f"The schema refers to '{quoted(match[1])}', which it does not contain; nothing is "
             "fetched."
         )
     if (reason := pattern_error(finding)) is not None:
         return InvalidGrammar(f"A 'pattern' in the schema is refused: {reason}.")
     if TOO_COMPLEX.search(finding):
         return GrammarTooComplex("The schema is too complex.")
-    return InvalidGrammar(f"The schema is refused: {_quoted(finding)}.")
+    return InvalidGrammar(f"The schema is refused: {quoted(finding)}.")
 
 
 def unenforceable(keywords: Sequence[str]) -> InvalidGrammar:
@@ -57,16 +57,16 @@ def warning(finding: str) -> str:
     if match := KEYWORDS.match(finding):
         return f"Ignored the schema's {_keywords(re.findall(QUOTED, match[1]))}."
     if match := FORMAT.match(finding):
-        return f"Ignored the schema's format '{_quoted(match[1])}'."
+        return f"Ignored the schema's format '{quoted(match[1])}'."
     if ONE_OF.match(finding):
         return "Enforced the schema's keyword 'oneOf' as 'anyOf'."
-    return f"The schema is not enforced exactly: {_quoted(finding)}."
+    return f"The schema is not enforced exactly: {quoted(finding)}."
 
 
 def pattern_error(finding: str) -> str | None:
     """What is wrong with a regular expression, if that is what the finding is about."""
     match = PATTERN.search(finding)
-    return _quoted(match[1]) if match else None
+    return quoted(match[1]) if match else None
 
 
 def _keywords(names: Sequence[str]) -> str:
@@ -74,7 +74,7 @@ def _keywords(names: Sequence[str]) -> str:
     return f"{noun} " + ", ".join(f"'{name}'" for name in names)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """The first line of a library's or client's text, short, printable and without a full stop.
 
     A dump of internals begins at a colon and two spaces.

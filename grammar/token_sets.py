@@ -1,7 +1,7 @@
 """Sets of token ids as bit rows: bit i of 32-bit word w stands for token 32 w + i."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,11 @@ class TokenSets:
             eos_token_ids=frozenset(vocabulary.eos_token_ids),
             num_tokens=vocabulary.num_tokens,
         )
+
+    def with_control(self, vocab_size: int) -> "TokenSets":
+        """The same where a grammar may name any token of V but those that end: `text` has them."""
+        ids = (i for i in range(vocab_size) if i not in self.eos_token_ids)
+        return replace(self, text=bit_row(ids, self.num_words))
 
     @property
     def num_words(self) -> int:

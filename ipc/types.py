@@ -37,6 +37,7 @@ class ErrorCode(enum.Enum):
     INSUFFICIENT_STORAGE = "insufficient_storage"
     INVALID_JSON_SCHEMA = "invalid_json_schema"
     INVALID_REGEX = "invalid_regex"
+    INVALID_GRAMMAR = "invalid_grammar"
     SCHEMA_TOO_COMPLEX = "schema_too_complex"
     UNSUPPORTED_PARAMETER = "unsupported_parameter"
     QUEUE_FULL = "queue_full"
@@ -95,6 +96,9 @@ class GrammarKind(enum.Enum):
     """How `GrammarSpec.payload` is read."""
 
     LLGUIDANCE = "llguidance"  # a serialized llguidance grammar, UTF-8 JSON
+    # The same, which may name tokens that are no text by their ids.
+    LLGUIDANCE_CONTROL = "llguidance_control"
+    LARK = "lark"  # a serialized llguidance grammar too, of a client's own making
     OUTLINES_INDEX = "outlines_index"  # a compiled outlines_core Index in its own binary form
 
 

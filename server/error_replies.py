@@ -25,6 +25,7 @@ NATIVE: dict[ErrorCode, tuple[HTTPStatus, str]] = {
     ErrorCode.UNSUPPORTED_PARAMETER: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
     ErrorCode.INVALID_JSON_SCHEMA: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
     ErrorCode.INVALID_REGEX: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
+    ErrorCode.INVALID_GRAMMAR: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
     ErrorCode.SCHEMA_TOO_COMPLEX: (HTTPStatus.UNPROCESSABLE_ENTITY, "validation"),
     ErrorCode.MODEL_NOT_FOUND: (HTTPStatus.FAILED_DEPENDENCY, "generation"),
     ErrorCode.ADAPTER_CORRUPT: (HTTPStatus.FAILED_DEPENDENCY, "generation"),

@@ -13,6 +13,7 @@ import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from lorax_serve.grammar.control_tokens import load_control_tokens
 from lorax_serve.grammar.errors import UnsupportedTokenizer
 from lorax_serve.grammar.regex_index import RegexCompiler
 from lorax_serve.ipc.config import EngineConfig
@@ -168,6 +169,9 @@ class _Serving:
             bearer_is_adapter_token=config.bearer_is_adapter_token,
             prefix_cache_scope=config.prefix_cache_scope,
             regex_compiler=self._regex_compiler(client.info.eos_token_ids),
+            control_tokens=load_control_tokens(
+                self._source.folder / "tokenizer.json", client.info.eos_token_ids
+            ),
             limits=Limits(
                 max_body_bytes=config.max_body_bytes,
                 max_concurrent_requests=config.max_concurrent_requests,

@@ -4,10 +4,13 @@ Schemas make it; admission turns it into an engine message. Nothing here depends
 """
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from lorax_serve.grammar.call_rules import CallFamily
+from lorax_serve.grammar.call_schema import Schema
 from lorax_serve.ipc.types import MajoritySignMethod, MergeStrategy, SamplingParams
 
 MAX_SEED = 2**63 - 1
@@ -39,7 +42,23 @@ class Choice:
     options: tuple[str, ...]
 
 
-Constraint = JsonSchema | JsonObject | Regex | Choice
+@dataclass(frozen=True)
+class Grammar:
+    """Output must be derived by a grammar, in Lark's syntax."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ToolCalls:
+    """Any output, but a call that it holds must be of one of the functions and fit its schema."""
+
+    family: CallFamily  # how the model writes calls
+    functions: Mapping[str, Schema]  # the schemas of their arguments by name
+    parallel: bool  # there may be several
+
+
+Constraint = JsonSchema | JsonObject | Regex | Choice | Grammar | ToolCalls
 
 
 @dataclass(frozen=True)

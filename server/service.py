@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
+from lorax_serve.grammar.control_tokens import ControlToken
 from lorax_serve.grammar.regex_index import RegexCompiler
 from lorax_serve.ipc.types import Pooling
 from lorax_serve.server.adapter_desk import AdapterDesk
@@ -56,6 +57,7 @@ class Service:
     bearer_is_adapter_token: bool = False  # an Authorization header is for the adapter's source
     prefix_cache_scope: PrefixCacheScope = PrefixCacheScope.TENANT
     regex_compiler: RegexCompiler
+    control_tokens: tuple[ControlToken, ...] = ()  # of the vocabulary
     limits: Limits
     logs_requests: bool = False  # a line for each
     version: str

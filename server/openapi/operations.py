@@ -59,7 +59,12 @@ _READ: Final = frozenset(
     }
 )
 _GRAMMARS: Final = frozenset(
-    {ErrorCode.INVALID_JSON_SCHEMA, ErrorCode.INVALID_REGEX, ErrorCode.SCHEMA_TOO_COMPLEX}
+    {
+        ErrorCode.INVALID_JSON_SCHEMA,
+        ErrorCode.INVALID_REGEX,
+        ErrorCode.INVALID_GRAMMAR,
+        ErrorCode.SCHEMA_TOO_COMPLEX,
+    }
 )
 _ALL: Final = frozenset(ErrorCode)
 _PROBED: Final = frozenset({ErrorCode.NOT_READY})

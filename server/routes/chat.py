@@ -57,7 +57,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     if body.reasoning_effort is not None and not _shows_effort(request):
         ignored = (*ignored, EFFORT)
     tools = body.asked_tools()
-    if tools is not None and tools.promises_in_vain:
+    form = _call_format(request, body, tools)
+    if tools is not None and tools.is_strict and tools.mode is ToolMode.AUTO and form is None:
         ignored = (*ignored, STRICT)
     async with (
         request.app[TEXT_PLACES].take() as place,
@@ -65,9 +66,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     ):
         conversation = chat_conversation(body, shows_effort=_shows_effort(request))
         prompt = await chat.render(conversation, tools)
-    form = _call_format(request, body, tools)
-    shows_marks = form is not None and form.marks_are_special
-    asked = chat_request(body, prompt, tools, shows_marks=shows_marks)
+    asked = chat_request(body, prompt, tools, form)
     return await generate(
         request,
         asked,

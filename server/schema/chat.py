@@ -34,6 +34,7 @@ from lorax_serve.server.schema.tools import (
     asked_functions,
     asked_tools,
 )
+from lorax_serve.server.text.tool_calls.formats import CallFormat
 
 
 class ChatBody(GenerationBody, frozen=True, kw_only=True):
@@ -91,10 +92,11 @@ def chat_conversation(body: ChatBody, *, shows_effort: bool) -> Conversation:
 
 
 def chat_request(
-    body: ChatBody, prompt: str, tools: AskedTools | None = None, *, shows_marks: bool = False
+    body: ChatBody, prompt: str, tools: AskedTools | None = None, form: CallFormat | None = None
 ) -> GenerationRequest:
-    """`prompt` is the rendered chat template. `shows_marks`: calls are marked by special tokens,
-    which have to be in the text. Raises ServeError on fields that contradict.
+    """`prompt` is the rendered chat template. `form` is how the model writes calls of the tools, if
+    it does; special tokens that mark them have to be in the text. Raises ServeError on fields that
+    contradict.
     """
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("top_logprobs", "needs `logprobs` to be true")
@@ -105,10 +107,11 @@ def chat_request(
     request = generation_request(
         body, prompt, num_logprobs, max_new_tokens, adds_special_tokens=False
     )
-    forced = None if tools is None else tools.constraint()
+    calls = None if tools is None else tools.constraint(form.family if form else None)
+    shows_marks = form is not None and form.marks_are_special
     return replace(
         request,
         num_branches=body.n,
-        constraint=only_one([request.constraint, forced], "tool_choice"),
+        constraint=only_one([request.constraint, calls], "tool_choice"),
         skip_special_tokens=request.skip_special_tokens and not shows_marks,
     )

@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Raw, Struct
 
 from lorax_serve.server.errors import MalformedBody
-from lorax_serve.server.request import Choice, Constraint, JsonObject, JsonSchema, Regex
+from lorax_serve.server.request import Choice, Constraint, Grammar, JsonObject, JsonSchema, Regex
 from lorax_serve.server.schema.common import (
     ABSENT,
     decode,
@@ -20,6 +20,7 @@ Schema = Annotated[Raw, json_of(dict[str, object] | bool | None)]
 SchemaOrText = Annotated[
     Raw, json_of(dict[str, object] | bool | str | None)
 ]  # a text holds the JSON
+GrammarText = Annotated[str, Meta(min_length=1, max_length=65536)]
 Options = Annotated[tuple[str, ...], Meta(min_length=1, max_length=4096)]
 
 
@@ -74,34 +75,46 @@ class StructuredOutputs(Struct, frozen=True, forbid_unknown_fields=True):
     regex: Pattern | None = None
     choice: Options | None = None
     json_object: bool | None = None
-    grammar: Unserved = ABSENT
+    grammar: GrammarText | None = None
     structural_tag: Unserved = ABSENT
     whitespace_pattern: Unserved = ABSENT
 
     def constraint(self, name: str) -> Constraint:
-        for unserved in ("grammar", "structural_tag", "whitespace_pattern"):
+        for unserved in ("structural_tag", "whitespace_pattern"):
             if given_json(getattr(self, unserved)) is not None:
                 raise unsupported(f"{name}.{unserved}")
         given = [
-            guided_constraint(json=self.json, regex=self.regex, choice=self.choice, name=name),
+            guided_constraint(
+                json=self.json,
+                regex=self.regex,
+                choice=self.choice,
+                grammar=self.grammar,
+                name=name,
+            ),
             JsonObject() if self.json_object else None,
         ]
         constraint = only_one(given, name)
         if constraint is None:
-            raise invalid(name, "needs exactly one of json, regex, choice, json_object")
+            raise invalid(name, "needs exactly one of json, regex, choice, grammar, json_object")
         return constraint
 
 
 def guided_constraint(
-    *, json: Raw, regex: str | None, choice: tuple[str, ...] | None, name: str
+    *,
+    json: Raw,
+    regex: str | None,
+    choice: tuple[str, ...] | None,
+    grammar: str | None,
+    name: str,
 ) -> Constraint | None:
-    """The constraint of three alternatives, of which at most one may be given."""
+    """The constraint of four alternatives, of which at most one may be given."""
     schema = given_json(json)
     return only_one(
         [
             None if schema is None else JsonSchema(_schema_value(schema, name)),
             None if regex is None else Regex(regex),
             None if choice is None else Choice(choice),
+            None if grammar is None else Grammar(grammar),
         ],
         name,
     )

@@ -23,6 +23,7 @@ from lorax_serve.server.schema.common import (
     invalid,
 )
 from lorax_serve.server.schema.constraints import (
+    GrammarText,
     Options,
     Pattern,
     ResponseFormat,
@@ -85,6 +86,7 @@ class GenerationBody(Struct, frozen=True, kw_only=True):
     guided_json: SchemaOrText = ABSENT
     guided_regex: Pattern | None = None
     guided_choice: Options | None = None
+    guided_grammar: GrammarText | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(…)"  # one of the fields is secret
@@ -96,6 +98,7 @@ class GenerationBody(Struct, frozen=True, kw_only=True):
                 json=self.guided_json,
                 regex=self.guided_regex,
                 choice=self.guided_choice,
+                grammar=self.guided_grammar,
                 name="guided_json",
             )
         ]

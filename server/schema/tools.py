@@ -1,13 +1,15 @@
 """A request's tools, in OpenAI's two ways to write them, and what is to be done with them."""
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from msgspec import Meta, Raw, Struct
 
-from lorax_serve.server.request import Constraint, JsonSchema
+from lorax_serve.grammar.call_rules import CallFamily
+from lorax_serve.grammar.call_schema import NAME, any_call, calls_array
+from lorax_serve.server.request import Constraint, JsonSchema, ToolCalls
 from lorax_serve.server.schema.common import decode, given_json, invalid, unsupported
 
 MAX_TOOLS: Final = 128
@@ -18,7 +20,7 @@ FunctionName = Annotated[str, Meta(pattern=r"\A[a-zA-Z0-9_.-]{1,64}\Z")]
 
 
 class Function(Struct, frozen=True, forbid_unknown_fields=True):
-    """`strict` refuses a schema that cannot be enforced exactly, where calls are forced."""
+    """`strict` holds calls to the schema and refuses one that cannot be enforced exactly."""
 
     name: FunctionName
     description: str | None = None
@@ -83,19 +85,28 @@ class AskedTools:
         return [function.shown() for function in self.functions]
 
     @property
-    def promises_in_vain(self) -> bool:
-        """Whether a schema is to be kept to that nothing enforces: the model calls by itself."""
-        return self.mode is ToolMode.AUTO and any(each.strict for each in self.functions)
+    def is_strict(self) -> bool:
+        """Whether a schema is to be kept to, exactly."""
+        return any(function.strict for function in self.functions)
 
-    def constraint(self) -> Constraint | None:
-        """What the whole answer has to be; None where the model decides."""
+    def constraint(self, family: CallFamily | None) -> Constraint | None:
+        """What the answer has to be. `family` is how the model writes calls by itself, if it does:
+        where it decides, its calls are held to what is strict, and no constraint otherwise.
+        """
         if self.mode is ToolMode.AUTO:
-            return None
+            return self._chosen_calls(family) if family and self.is_strict else None
         if self.mode is ToolMode.NAMED:
             (function,) = self.functions
             return JsonSchema(function.schema, bool(function.strict))
-        is_strict = any(function.strict for function in self.functions)
-        return JsonSchema(calls_schema(self.functions, at_most_one=not self.parallel), is_strict)
+        schema = calls_schema(self.functions, at_most_one=not self.parallel)
+        return JsonSchema(schema, self.is_strict)
+
+    def _chosen_calls(self, family: CallFamily) -> ToolCalls:
+        schemas = {
+            function.name: function.schema if function.strict else {"type": "object"}
+            for function in self.functions
+        }
+        return ToolCalls(family, schemas, self.parallel)
 
 
 def asked_tools(tools: Sequence[Tool], choice: Raw, *, parallel: bool | None) -> AskedTools | None:
@@ -186,40 +197,6 @@ def _allowed(
 
 
 def calls_schema(functions: Sequence[Function], *, at_most_one: bool) -> dict[str, Any]:
-    """An array of calls, `{"name": …, "parameters": …}`. Each function's schema lies under `$defs`,
-    and what it refers to in itself is looked for there.
-    """
-    places = {function.name: f"#/$defs/f{index}" for index, function in enumerate(functions)}
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": name}, "parameters": {"$ref": place}},
-            "required": ["name", "parameters"],
-            "additionalProperties": False,
-        }
-        for name, place in places.items()
-    ]
-    array: dict[str, Any] = {
-        "type": "array",
-        "items": {"anyOf": calls},
-        "minItems": 1,
-        "$defs": {
-            f"f{index}": _moved(function.schema, f"#/$defs/f{index}")
-            for index, function in enumerate(functions)
-        },
-    }
-    return {**array, "maxItems": 1} if at_most_one else array
-
-
-def _moved(value: Any, place: str) -> Any:
-    """A schema whose references into itself start at its new place."""
-    if isinstance(value, Mapping):
-        return {
-            key: place + each[1:]
-            if key == "$ref" and isinstance(each, str) and each.startswith("#")
-            else _moved(each, place)
-            for key, each in value.items()
-        }
-    if isinstance(value, list):
-        return [_moved(each, place) for each in value]
-    return value
+    """An array of calls, `{"name": …, "parameters": …}`."""
+    schemas = {function.name: function.schema for function in functions}
+    return calls_array(any_call(schemas, [(NAME, "parameters")]), at_most_one=at_most_one)

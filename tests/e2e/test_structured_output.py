@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import aiohttp
@@ -141,19 +142,23 @@ async def test_any_json_object_on_both_apis(server: LiveServer, adapter: str) ->
         assert isinstance(json.loads(text), dict)
 
 
-async def test_json_regex_and_choice(server: LiveServer) -> None:
+async def test_json_regex_choice_and_grammar(server: LiveServer) -> None:
     message = {"messages": [{"role": "user", "content": "Is the sky blue?"}], "max_tokens": 60}
     bodies = [
         {**message, "model": "", "structured_outputs": {"choice": ["maybe not", "certainly"]}},
         {**message, "model": "pirate", "structured_outputs": {"regex": "[A-F]{3}-[0-9]{4}"}},
         {**message, "model": "", "structured_outputs": {"json": {"enum": [1, 2, 3]}}},
+        {**message, "model": "pirate", "guided_grammar": 'start: "(" start ")" | "aye" | "nay"'},
     ]
-    choice, regex, enum = await chat_all(server, bodies)
+    choice, regex, enum, grammar = await chat_all(server, bodies)
     assert choice["message"]["content"] in {"maybe not", "certainly"}
     prefix, _, digits = regex["message"]["content"].partition("-")
     assert set(prefix) <= set("ABCDEF") and len(prefix) == 3
     assert digits.isdigit() and len(digits) == 4
     assert json.loads(enum["message"]["content"]) in {1, 2, 3}
+    if grammar["finish_reason"] != "length":
+        opened, _, closed = re.split("(aye|nay)", grammar["message"]["content"])
+        assert opened == "(" * len(closed) and closed == ")" * len(opened)
 
 
 def test_lorax_schema(server: LiveServer) -> None:

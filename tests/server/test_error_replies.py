@@ -30,6 +30,7 @@ RAISED_BY_CLIENT = {
     ErrorCode.UNSUPPORTED_PARAMETER: ValidationError,
     ErrorCode.INVALID_JSON_SCHEMA: ValidationError,
     ErrorCode.INVALID_REGEX: ValidationError,
+    ErrorCode.INVALID_GRAMMAR: ValidationError,
     ErrorCode.SCHEMA_TOO_COMPLEX: ValidationError,
     ErrorCode.MODEL_NOT_FOUND: GenerationError,
     ErrorCode.ADAPTER_CORRUPT: GenerationError,

@@ -3,16 +3,25 @@ from typing import cast
 
 import pytest
 
+from lorax_serve.grammar.call_rules import CallFamily
 from lorax_serve.grammar.regex_index import RegexCompiler
 from lorax_serve.ipc.types import ErrorCode, GrammarKind
 from lorax_serve.server.errors import ServeError
-from lorax_serve.server.request import Choice, Constraint, JsonObject, JsonSchema, Regex
+from lorax_serve.server.request import (
+    Choice,
+    Constraint,
+    Grammar,
+    JsonObject,
+    JsonSchema,
+    Regex,
+    ToolCalls,
+)
 from lorax_serve.server.structured_output import ConstraintCompiler
 from wire import FakeRegexCompiler
 
 
 def compiler() -> ConstraintCompiler:
-    return ConstraintCompiler(cast(RegexCompiler, FakeRegexCompiler()))
+    return ConstraintCompiler(cast(RegexCompiler, FakeRegexCompiler()), ())
 
 
 @pytest.mark.parametrize(
@@ -23,6 +32,8 @@ def compiler() -> ConstraintCompiler:
         (JsonSchema(True, strict=True), GrammarKind.LLGUIDANCE),
         (Regex("a+"), GrammarKind.OUTLINES_INDEX),
         (Choice(("a", "b")), GrammarKind.OUTLINES_INDEX),
+        (Grammar('start: "a"'), GrammarKind.LARK),
+        (ToolCalls(CallFamily.HERMES, {"f": {}}, parallel=True), GrammarKind.LLGUIDANCE_CONTROL),
     ],
 )
 async def test_each_constraint_compiles(constraint: Constraint, kind: GrammarKind) -> None:
@@ -50,6 +61,12 @@ async def test_what_is_not_enforced_is_a_warning_or_a_refusal() -> None:
         (JsonSchema({"enum": ["x" * 300_000]}), ErrorCode.SCHEMA_TOO_COMPLEX),
         (Regex("("), ErrorCode.INVALID_REGEX),
         (Choice(()), ErrorCode.INVALID_REQUEST),
+        (Grammar("start: a"), ErrorCode.INVALID_GRAMMAR),
+        (Grammar("start: " + "x" * 65536), ErrorCode.SCHEMA_TOO_COMPLEX),
+        (
+            ToolCalls(CallFamily.HERMES, {"f": {"not": {}}}, parallel=True),
+            ErrorCode.INVALID_JSON_SCHEMA,
+        ),
     ],
 )
 async def test_refusals(constraint: Constraint, code: ErrorCode) -> None:

@@ -17,6 +17,7 @@ from tokenizers import processors
 
 from fake_engine import ENGINE_INFO, FakeEngine, Step, Tokens
 from lorax_serve.grammar.compiled import CompiledGrammar, compiled_grammar
+from lorax_serve.grammar.control_tokens import load_control_tokens
 from lorax_serve.grammar.errors import InvalidGrammar
 from lorax_serve.grammar.regex_index import RegexCompiler
 from lorax_serve.ipc.types import FinishReason, Pooling
@@ -140,6 +141,9 @@ def make_service(
         admin_key=admin_key,
         embedding_pooling=embedding_pooling,
         regex_compiler=cast(RegexCompiler, FakeRegexCompiler()),
+        control_tokens=load_control_tokens(
+            files / "model" / "tokenizer.json", ENGINE_INFO.eos_token_ids
+        ),
         limits=limits or Limits(),
         version="0.1.0-test",
     )

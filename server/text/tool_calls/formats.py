@@ -9,17 +9,21 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
+from lorax_serve.grammar.call_rules import CallFamily
+
 
 @dataclass(frozen=True, slots=True)
 class CallFormat:
     """`opening` comes before calls, `closing` after them, `separators` stand between them.
 
+    `family`: whose it is; None: no model's own.
     `starts_open`: a text that begins with an object is a call without an opening.
     `bare_names`: a call may be its function's name with the arguments behind it.
     `marks_are_special`: the markers are special tokens, which texts leave out unless asked.
     """
 
     opening: str
+    family: CallFamily | None = None
     closing: str = ""
     separators: str = ""
     starts_open: bool = False
@@ -38,12 +42,20 @@ class ToolCallParser(enum.Enum):
 
 
 FORMATS: Final = {
-    ToolCallParser.HERMES: CallFormat("<tool_call>", "</tool_call>"),
+    ToolCallParser.HERMES: CallFormat("<tool_call>", CallFamily.HERMES, "</tool_call>"),
     ToolCallParser.LLAMA3_JSON: CallFormat(
-        "<|python_tag|>", separators=";", starts_open=True, marks_are_special=True
+        "<|python_tag|>",
+        CallFamily.LLAMA3_JSON,
+        separators=";",
+        starts_open=True,
+        marks_are_special=True,
     ),
     ToolCallParser.MISTRAL: CallFormat(
-        "[TOOL_CALLS]", separators="[],", bare_names=True, marks_are_special=True
+        "[TOOL_CALLS]",
+        CallFamily.MISTRAL,
+        separators="[],",
+        bare_names=True,
+        marks_are_special=True,
     ),
 }
 # What a server asks for when a call is forced: an array of calls and nothing else.

@@ -282,6 +282,7 @@ async def test_openai_fields(wire: Wire, path: str, name: str, value: object) ->
         "context_length_exceeded",
         "invalid_json_schema",
         "invalid_regex",
+        "invalid_grammar",
     }
     assert "secret" not in sentence
     await serves_on(wire)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, BadRequestError
 
-from tool_chats import CALL, CITY, CLOCK, FORCED, NAMED, TEMPLATE, WEATHER
+from tool_chats import CALL, CLOCK, FORCED, NAMED, TEMPLATE, WEATHER
 from wire import Wire, running
 
 ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}}
@@ -226,22 +226,3 @@ async def test_a_template_that_shows_no_tools(files: Path) -> None:
         assert caught.value.param == "tools"
         reply = await ask(client, tools=[WEATHER], tool_choice=NAMED)
         assert reply.choices[0].message.tool_calls[0].function.name == "weather"
-
-
-@pytest.mark.parametrize(("choice", "is_named"), [("auto", True), ("required", False)])
-async def test_strict_is_named_where_nothing_enforces_it(
-    wire: Wire, choice: str, is_named: bool
-) -> None:
-    closed = {**CITY, "additionalProperties": False}
-    strict = {"name": "weather", "parameters": closed, "strict": True}
-    wire.will_say(FORCED)
-    body = {
-        "model": "",
-        "messages": [{"role": "user", "content": "?"}],
-        "tools": [{"type": "function", "function": strict}],
-        "tool_choice": choice,
-    }
-    reply = await wire.client.post("/v1/chat/completions", json=body)
-    assert reply.status == 200, await reply.text()
-    named = reply.headers.get("x-ignored-params")
-    assert named == ("tools.function.strict" if is_named else None)

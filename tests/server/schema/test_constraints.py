@@ -6,7 +6,7 @@ from lorax.types import ResponseFormat as LoraxResponseFormat
 
 from lorax_serve.ipc.types import ErrorCode
 from lorax_serve.server.errors import ServeError
-from lorax_serve.server.request import Choice, Constraint, JsonObject, JsonSchema, Regex
+from lorax_serve.server.request import Choice, Constraint, Grammar, JsonObject, JsonSchema, Regex
 from lorax_serve.server.schema.constraints import (
     ResponseFormat,
     StructuredOutputs,
@@ -83,6 +83,7 @@ def test_what_the_lorax_client_sends() -> None:
         ({"json": True, "regex": None}, JsonSchema(True)),
         ({"regex": "a+"}, Regex("a+")),
         ({"choice": ["a", "b"]}, Choice(("a", "b"))),
+        ({"grammar": 'start: "a"'}, Grammar('start: "a"')),
         ({"json_object": True}, JsonObject()),
     ],
 )
@@ -97,7 +98,7 @@ def test_structured_outputs(fields: dict[str, object], constraint: Constraint) -
         ({"json_object": False}, ErrorCode.INVALID_REQUEST),
         ({"json": SCHEMA, "json_object": True}, ErrorCode.INVALID_REQUEST),
         ({"regex": "a", "choice": ["a"]}, ErrorCode.INVALID_REQUEST),
-        ({"grammar": "x"}, ErrorCode.UNSUPPORTED_PARAMETER),
+        ({"regex": "a", "grammar": 'start: "a"'}, ErrorCode.INVALID_REQUEST),
         ({"json": SCHEMA, "whitespace_pattern": " "}, ErrorCode.UNSUPPORTED_PARAMETER),
         ({"structural_tag": {}}, ErrorCode.UNSUPPORTED_PARAMETER),
     ],
@@ -110,6 +111,8 @@ def test_structured_outputs_refused(fields: dict[str, object], code: ErrorCode) 
 
 def test_guided_fields_exclude_each_other() -> None:
     raw = msgspec.Raw(b"{}")
-    assert guided_constraint(json=raw, regex=None, choice=None, name="g") == JsonSchema({})
+    assert guided_constraint(
+        json=raw, regex=None, choice=None, grammar=None, name="g"
+    ) == JsonSchema({})
     with pytest.raises(ServeError):
-        guided_constraint(json=raw, regex="a", choice=None, name="g")
+        guided_constraint(json=raw, regex="a", choice=None, grammar=None, name="g")

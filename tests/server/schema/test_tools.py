@@ -7,8 +7,10 @@ import jsonschema
 import pytest
 from pydantic import BaseModel
 
+from lorax_serve.grammar.call_rules import CallFamily
 from lorax_serve.grammar.schema import json_schema_grammar
-from lorax_serve.server.schema.tools import Function, calls_schema
+from lorax_serve.server.request import ToolCalls
+from lorax_serve.server.schema.tools import AskedTools, Function, ToolMode, calls_schema
 
 
 class Leaf(BaseModel):
@@ -68,3 +70,14 @@ def test_the_functions_own_schemas_stay_as_they_are() -> None:
     before = json.dumps(FUNCTIONS[0].parameters)
     calls_schema(FUNCTIONS, at_most_one=False)
     assert json.dumps(FUNCTIONS[0].parameters) == before
+
+
+def test_where_the_model_decides_strict_functions_keep_their_schemas_and_others_take_any() -> None:
+    schema = Leaf.model_json_schema()
+    strict, loose = Function("a", parameters=schema, strict=True), Function("b", parameters=schema)
+    tools = AskedTools((strict, loose), ToolMode.AUTO, parallel=False, is_old=False)
+    held = ToolCalls(CallFamily.HERMES, {"a": schema, "b": {"type": "object"}}, parallel=False)
+    assert tools.constraint(CallFamily.HERMES) == held
+    assert tools.constraint(None) is None
+    none_strict = AskedTools((loose,), ToolMode.AUTO, parallel=True, is_old=False)
+    assert none_strict.constraint(CallFamily.HERMES) is None
