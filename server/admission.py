@@ -72,7 +72,7 @@ class Admission:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._compiler = ConstraintCompiler(service.regex_compiler)
-        self._tenants = Tenants()
+        self._tenants = Tenants(service.tenant_secret)
         self._places = Places(service.limits.max_concurrent_requests)
 
     @asynccontextmanager

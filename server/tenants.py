@@ -15,7 +15,6 @@ and they trust it differently:
 
 import hashlib
 import hmac
-import secrets
 from typing import Final
 
 ANONYMOUS: Final = ""
@@ -24,8 +23,9 @@ ANONYMOUS: Final = ""
 class Tenants:
     """Names tenants. A name tells nothing about the credential, and means nothing elsewhere."""
 
-    def __init__(self) -> None:
-        self._secret = secrets.token_bytes(32)
+    def __init__(self, secret: bytes) -> None:
+        """Those with equal secrets, which are random and nobody else's, give equal names."""
+        self._secret = secret
 
     def name(self, token: str | None, *, is_proven: bool) -> str:
         """The tenant whose turn a request takes; ANONYMOUS unless the token proved something."""
