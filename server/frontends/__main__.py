@@ -80,7 +80,7 @@ def _service(start: FrontendStart, service: Service, peers: Peers) -> Service:
         service,
         limits=replace(service.limits, all_concurrent_requests=start.all_concurrent_requests),
         peers=peers,
-        tenant_secret=start.tenant_secret,
+        tenant_secret=bytes.fromhex(start.tenant_secret.revealed),
         started_at=start.started_at,
     )
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from lorax_serve.server.config import ServerConfig, Settings
 from lorax_serve.server.model_source import ModelSource
+from lorax_serve.server.secret import Secret
 
 _LEAST_CACHE_BYTES = 2**20
 
@@ -57,7 +58,7 @@ class FrontendStart(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     index: int  # of num_frontends, from 0
     num_frontends: int
     socket_fds: tuple[int, ...]  # inherited: bound, not listening
-    tenant_secret: bytes  # one for all: the engine compares what they make with it
+    tenant_secret: Secret  # in hexadecimal; the engine compares what they all make with it
     started_at: int  # Unix seconds
 
     def encode(self) -> bytes:
@@ -78,7 +79,7 @@ def frontend_starts(
 ) -> list[FrontendStart]:
     """One for each frontend of a server."""
     config, number = settings.server, settings.server.frontends
-    tenant_secret, started_at = secrets.token_bytes(32), int(time.time())
+    tenant_secret, started_at = Secret(secrets.token_hex(32)), int(time.time())
     return [
         FrontendStart(
             config=_part(config, index),
