@@ -12,12 +12,14 @@ from urllib.parse import urlsplit
 import pytest
 
 import processes
+from hub_stand_in import HubStandIn, Repository, hub_in_thread
 from live_server import LiveServer
 from peft_adapters import build_adapter
 from tiny_models import build_tiny_model
 from tiny_tokenizers import write_byte_level
 
 ADAPTERS = ("first", "second")
+FILES = ("adapter_config.json", "adapter_model.safetensors")
 PROMPTS = ("abc", "a longer prompt", "1, 2, 3")
 NONE: Mapping[str, str] = {}
 
@@ -63,6 +65,9 @@ class Site:
         assert told[0] == told[1]
         return told[0]
 
+    def num_loads(self) -> float:
+        return sum(n for name, n in self.metrics().items() if "adapter_loads_total" in name)
+
 
 def _counters(text: str) -> dict[str, float]:
     return {name: float(value) for name, value in re.findall(r"^(\S+_total\S*) (\S+)$", text, re.M)}
@@ -75,10 +80,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     write_byte_level(root / "model", vocab_size=300)
     for seed, name in enumerate(ADAPTERS):
         build_adapter(root / "adapters" / name, base, targets=["q_proj", "v_proj"], seed=seed)
+    content = {file: (root / "adapters" / "first" / file).read_bytes() for file in FILES}
     options = ("--model-id", root / "model", "--adapter-dir", root / "adapters")
     cache = ("--cache-dir", root / "cache", "--num-threads", "1")
     with (
-        LiveServer(*options, *cache, "--frontends", "2", log=root / "log") as server,
+        hub_in_thread(lambda: HubStandIn({"org/first": Repository([content])})) as hub,
+        LiveServer(
+            *(*options, *cache, "--hub-endpoint", hub.url, "--frontends", "2"), log=root / "log"
+        ) as server,
         LiveServer(*options, *cache, log=root / "alone") as alone,
     ):
         yield Site(server, alone)
@@ -134,14 +143,28 @@ def test_probes_and_info_tell_of_the_server(site: Site) -> None:
     assert first == second
 
 
+def test_each_fetches_what_it_serves_and_the_engine_knows_it_again(site: Site) -> None:
+    """Its own copy, in a folder of its own: one adapter to the engine, by its content."""
+    fetches = 'lorax_adapter_fetches_total{source="hub"}'
+    _, expected = site.alone.post("/v1/completions", completion("abc", "first"))
+    site.of_each("POST", "/v1/completions", completion("abc", "first"))
+    num_loads = site.num_loads()
+    body = completion("abc", "org/first", adapter_source="hub")
+    for _ in range(2):
+        for said in site.of_each("POST", "/v1/completions", body):
+            assert json.loads(said)["choices"] == expected["choices"]
+        assert site.metrics()[fetches] == 2
+    assert site.num_loads() == num_loads
+
+
 def test_metrics_are_the_sum_whoever_is_asked(site: Site) -> None:
     name = 'lorax_adapter_requests_total{adapter="first"}'
-    loads = 'lorax_adapter_loads_total{adapter="first"}'
     before = site.metrics()
+    num_loads = site.num_loads()
     for _ in range(3):
         site.of_each("POST", "/v1/completions", completion("abc", "first"))
         now = site.metrics()
         assert now[name] == before.get(name, 0) + 2
-        assert now[loads] == 1  # one engine's
+        assert site.num_loads() == num_loads  # the engine's, who has them all
         assert all(now[key] >= value for key, value in before.items())
         before = now
