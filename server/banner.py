@@ -58,6 +58,7 @@ class Banner:
             "num_kv_tokens": self.num_kv_tokens,
             "num_fitting_adapters": self.num_fitting_adapters,
             "num_adapters": self.num_adapters,
+            "num_frontends": self.config.frontends,
             "adapter_hub": self.config.hub_endpoint or DEFAULT_ENDPOINT,
             "adapter_allow": self.config.adapter_allow,
             "s3_allow": self.config.s3_allow,

@@ -62,6 +62,7 @@ def test_fields() -> None:
         "num_kv_tokens": 1600,
         "num_fitting_adapters": 16,
         "num_adapters": 3,
+        "num_frontends": 1,
         "adapter_hub": "https://huggingface.co",
         "adapter_allow": None,
         "s3_allow": None,
