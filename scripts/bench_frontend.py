@@ -1,14 +1,14 @@
-"""What the frontend costs: one server process over a stub engine that only makes up tokens.
+"""What frontends cost: those of one server, over a stub engine that only makes up tokens.
 
-    throughput    answers to 128 streams, tokens as fast as they can be sent: what one process
-                  streams, and how much CPU each token takes it
+    throughput    answers to 128 streams, tokens as fast as they can be sent: what is streamed, and
+                  how much of the frontends' CPU each token takes
     latency       the same streams at a steady rate: how long a token is under way
     long_prompts  one stream beside prompts of a megabyte, of every kind: how long it waits for them
 
 The engine, the streaming clients and the sender of long prompts are processes of their own. Prints
 one JSON line for each measurement. Linux only: CPU time and memory are read from /proc.
 
-    .venv/bin/python -P scripts/bench_frontend.py [--cases throughput,latency] [--seconds 10]
+    .venv/bin/python -P scripts/bench_frontend.py [--cases throughput,latency] [--frontends 2]
 """
 
 import argparse
@@ -31,7 +31,11 @@ PACKAGES = ("aiohttp", "msgspec", "pyzmq", "tokenizers")
 
 
 def measurements(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    load = {"num_streams": options.streams, "num_tokens": options.tokens}
+    load = {
+        "num_streams": options.streams,
+        "num_tokens": options.tokens,
+        "num_frontends": options.frontends,
+    }
     for case in options.cases.split(","):
         match case:
             case "throughput":
@@ -70,6 +74,7 @@ def main() -> int:
     add = parser.add_argument
     add("--cases", default="throughput,latency,long_prompts")
     add("--apis", default=",".join(STREAMS))
+    add("--frontends", type=int, default=1, help="processes; long prompts are sent to one")
     add("--streams", type=int, default=128)
     add("--tokens", type=int, default=256, help="of one answer")
     add("--rate", type=float, default=5000.0, help="of latency: tokens a second, all together")

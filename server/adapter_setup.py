@@ -76,7 +76,7 @@ def open_store(config: ServerConfig) -> AdapterStore:
             continue
         except OSError as error:
             raise StartError(f"Adapters cannot be kept in {folder}: {error.strerror}.") from error
-        if config.adapter_cache_dir is None:
+        if config.adapter_cache_dir is None and config.frontends == 1:
             with suppress(OSError):  # what cannot be looked at is not told of
                 _warn_of_others(folder)
         return store

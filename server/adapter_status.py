@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Final
 
 from lorax_serve.ipc.adapter_report import AdapterReport, AdapterState, TierUse
@@ -39,6 +40,7 @@ class AdapterStatuses:
         self._clock = clock
         self._report: AdapterReport | None = None
         self._labels: dict[str, str] = {}  # in metrics, by digest, as of the last report
+        self._others: Sequence[tuple[str, str]] = ()
         self._reported_at = 0.0
         self._asking = asyncio.Lock()
 
@@ -57,8 +59,14 @@ class AdapterStatuses:
             tiers={"device": _tier(report.device), "host": _tier(report.host)},
         )
 
-    async def update_metrics(self) -> None:
-        """Have the metrics tell what the engine says now, or what it said last."""
+    async def update_metrics(self, others: Sequence[tuple[str, str]] = ()) -> None:
+        """Have the metrics tell what the engine says now, or what it said last.
+
+        `others` are revisions that other frontends know, and their labels.
+        """
+        self._others = others
+        for _, label in others:
+            self._metrics.introduced(label)
         try:
             async with asyncio.timeout(_REPORT_SECONDS):
                 await self._recent_report()
@@ -77,8 +85,9 @@ class AdapterStatuses:
         report = await self._engine.command(AdapterAction.REPORT)
         assert report is not None, "the engine answers a REPORT with a report"
         labels: dict[str, list[str]] = {}
-        for record in self._records:
-            labels.setdefault(record.revision, []).append(record.label)
+        own = ((record.revision, record.label) for record in self._records)
+        for revision, label in chain(own, self._others):
+            labels.setdefault(revision, []).append(label)
         before, self._labels = self._labels, {}
 
         def label_of(state: AdapterState) -> str | None:

@@ -72,7 +72,7 @@ class Admission:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._compiler = ConstraintCompiler(service.regex_compiler, service.control_tokens)
-        self._tenants = Tenants(service.prefix_cache_scope)
+        self._tenants = Tenants(service.tenant_secret, service.prefix_cache_scope)
         self._places = Places(service.limits.max_concurrent_requests)
 
     @asynccontextmanager

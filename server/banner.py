@@ -66,6 +66,7 @@ class Banner:
             "adapter_cache_dir": None
             if self.adapter_cache_dir is None
             else str(self.adapter_cache_dir),
+            "num_frontends": self.config.frontends,
             "adapter_hub": self.config.hub_endpoint or DEFAULT_ENDPOINT,
             "adapter_allow": self.config.adapter_allow,
             "s3_allow": self.config.s3_allow,

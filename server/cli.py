@@ -15,7 +15,8 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from lorax_serve.server.config import ServerConfig, Settings, Surroundings
+from lorax_serve.server.child_process import child_environment
+from lorax_serve.server.config import Environment, ServerConfig, Settings, Surroundings
 from lorax_serve.server.engine_process import engine_environment
 from lorax_serve.server.errors import StartError
 from lorax_serve.server.option import ENV_PREFIX, Option
@@ -37,7 +38,8 @@ A flag goes before its environment variable, and that before the default; an emp
 as unset, and HOSTNAME is not read because shells and containers set it. Sizes take kB, MB, GB, KiB,
 MiB and GiB. Switches take true or false in the environment.
 
-Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong option, 70 the engine was lost.
+Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong option, 70 the engine or a frontend
+process was lost.
 
 adapters check PATH reads an adapter's folder as the server would, without a GPU and without the
 model's weights, and says whether it can be served and if not why; it takes the options on model
@@ -224,4 +226,5 @@ def _surroundings(environ: Mapping[str, str]) -> Surroundings:
         or (is_terminal and not environ.get("NO_COLOR")),
         runtime_parent=choose_runtime_parent(Path(folder) for folder in folders if folder),
         engine_environment=engine_environment(environ),
+        frontend_environment=Environment(child_environment(environ)),
     )

@@ -6,6 +6,7 @@ then is there an EngineConfig.
 
 import enum
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -82,6 +83,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     prefix_cache_scope: PrefixCacheScope = PrefixCacheScope.TENANT
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080  # 0: any that is free
+    frontends: Annotated[int, Meta(ge=1, le=32)] = 1  # processes that share the port
     cache_dir: Path = Path("~/.cache/lorax-serve")
     shutdown_timeout: Annotated[float, Meta(ge=0, le=3600)] = 30.0  # seconds
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**30)] = 8 * 2**20
@@ -102,6 +104,13 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.predibase_allow is not None or self.s3_default_bucket is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Variables for a process of ours, its credentials among them: it prints without any."""
+
+    variables: Mapping[str, str] = field(repr=False)
+
+
 class Surroundings(Struct, frozen=True, kw_only=True):
     """What the process finds around itself, as opposed to what it is told."""
 
@@ -109,6 +118,7 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     wants_colors: bool
     runtime_parent: Path  # where the engine's socket gets its folder
     engine_environment: Mapping[str, str]
+    frontend_environment: Environment
 
 
 class Settings(Struct, frozen=True, kw_only=True):

@@ -1,29 +1,15 @@
-"""The engine as a child process: started, watched and ended here, and never left behind.
+"""The engine as a child process; its configuration is the first line on its standard input."""
 
-Its configuration is the first line on its standard input. The pipe then stays open: its end tells
-the engine that the frontend is gone, however that came about.
-"""
-
-import asyncio
-import contextlib
-import os
-import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-import lorax_serve
 from lorax_serve.ipc.config import EngineConfig
-from lorax_serve.server.errors import StartError
+from lorax_serve.server.child_process import ChildProcess, child_environment
 
 ENGINE_COMMAND: Final = (sys.executable, "-P", "-m", "lorax_serve.engine")
-TERM_SECONDS: Final = 5.0  # between SIGTERM and SIGKILL
 _CREDENTIAL_SUFFIXES: Final = ("_TOKEN", "_SECRET", "_KEY", "_KEY_ID", "_PASSWORD")
 
 
@@ -32,20 +18,14 @@ def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
     It fetches nothing, so a token in its reach could only leak.
     """
-    kept = {
+    return {
         name: value
-        for name, value in environ.items()
+        for name, value in child_environment(environ).items()
         if not name.upper().endswith(_CREDENTIAL_SUFFIXES)
     }
-    root = Path(lorax_serve.__file__).absolute().parents[1]
-    # An installed package is found anyway; naming its folder would put it before the standard
-    # library, which other packages there must not shadow.
-    if root.name not in ("site-packages", "dist-packages"):
-        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environ.get("PYTHONPATH")]))
-    return kept
 
 
-class EngineProcess:
+class EngineProcess(ChildProcess):
     """A running engine. Whoever makes one must `stop` it, on the same event loop."""
 
     def __init__(
@@ -55,66 +35,4 @@ class EngineProcess:
         command: Sequence[str] = ENGINE_COMMAND,
     ) -> None:
         """Starts `command`. Raises StartError when the system cannot."""
-        loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[int] = loop.create_future()
-        try:
-            with _interrupts_blocked():
-                self._process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, env=environment, bufsize=0
-                )
-        except OSError as error:
-            raise StartError(f"The engine process cannot be started: {error}.") from error
-        threading.Thread(target=self._watch, args=(loop,), name="engine-watch", daemon=True).start()
-        assert self._process.stdin is not None, "stdin is a pipe"
-        self._stdin = self._process.stdin
-        with contextlib.suppress(BrokenPipeError):  # it has ended already, and `wait` says so
-            self._stdin.write(msgspec.json.encode(config) + b"\n")
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    async def wait(self) -> str:
-        """Wait until the process has ended; how it did, in words that follow "the engine"."""
-        return describe_exit(await asyncio.shield(self._ended))
-
-    async def stop(self, insisted: asyncio.Event) -> None:
-        """End the process if it still runs: its input closes, SIGTERM, and at last SIGKILL.
-
-        SIGKILL comes after TERM_SECONDS, or as soon as `insisted` is set. Returns when the process
-        is gone, also when cancelled meanwhile.
-        """
-        self._stdin.close()
-        self._process.terminate()
-        hurry = asyncio.ensure_future(insisted.wait())
-        try:
-            await asyncio.wait(
-                (self._ended, hurry), timeout=TERM_SECONDS, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            hurry.cancel()
-            self._process.kill()  # does nothing to a process that has ended
-            await self._ended
-
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        returncode = self._process.wait()
-        loop.call_soon_threadsafe(self._ended.set_result, returncode)
-
-
-def describe_exit(returncode: int) -> str:
-    """A returncode in words: "was killed by SIGKILL", "ended with exit code 1"."""
-    if returncode < 0:
-        return f"was killed by {signal.Signals(-returncode).name}"
-    return f"ended with exit code {returncode}"
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C reaches the whole process group. A child born here does not get it, from its first
-    instruction on; in this process a SIGINT is only held back until the block ends.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        super().__init__("engine", msgspec.json.encode(config), environment, command)

@@ -48,10 +48,12 @@ class Connection(web.RequestHandler):
 
 @asynccontextmanager
 async def serving(
-    app: web.Application, sockets: Sequence[socket.socket]
+    app: web.Application, sockets: Sequence[socket.socket], *, shared: bool = False
 ) -> AsyncIterator[Sequence[asyncio.Server]]:
     """`app` served on the bound sockets. Closing a listener lets its open connections go on; on
-    leaving they get LAST_WRITE_SECONDS. Raises StartError when a socket cannot listen.
+    leaving they get LAST_WRITE_SECONDS. `shared`: other processes accept from the sockets too.
+
+    Raises StartError when a socket cannot listen.
     """
     runner = web.AppRunner(
         app,
@@ -62,7 +64,7 @@ async def serving(
     listeners: list[asyncio.Server] = []
     try:
         for bound in sockets:
-            listeners.append(await _listen(runner, bound))
+            listeners.append(await _listen(runner, bound, shared=shared))
         yield listeners
     finally:
         for listener in listeners:
@@ -70,7 +72,7 @@ async def serving(
         await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, bound: socket.socket) -> asyncio.Server:
+async def _listen(runner: web.AppRunner, bound: socket.socket, *, shared: bool) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     server = runner.server
     assert server is not None
@@ -86,6 +88,12 @@ async def _listen(runner: web.AppRunner, bound: socket.socket) -> asyncio.Server
 
     host, port = bound.getsockname()[:2]
     try:
-        return await loop.create_server(connection, sock=bound, backlog=BACKLOG)
+        # asyncio accepts as many connections at once as its backlog is long. Of those that come
+        # together each process is to have some, so it takes one at a time.
+        listener = await loop.create_server(
+            connection, sock=bound, backlog=1 if shared else BACKLOG
+        )
+        bound.listen(BACKLOG)
+        return listener
     except OSError as error:  # another server was loading at the same time, and was faster
         raise port_refused(error, host, port) from error

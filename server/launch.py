@@ -7,49 +7,41 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Final
 
 import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 
-from lorax_serve.grammar.control_tokens import load_control_tokens
-from lorax_serve.grammar.errors import UnsupportedTokenizer
-from lorax_serve.grammar.regex_index import RegexCompiler
 from lorax_serve.ipc.config import EngineConfig
 from lorax_serve.ipc.sizes import show_size
-from lorax_serve.server.adapter_desk import open_desk
-from lorax_serve.server.adapter_setup import build_resolver
-from lorax_serve.server.admin_key import AdminKey
+from lorax_serve.ipc.types import EngineInfo
 from lorax_serve.server.app import build_app
 from lorax_serve.server.banner import Banner
 from lorax_serve.server.config import LogLevel, Settings
 from lorax_serve.server.engine_client import EngineClient
 from lorax_serve.server.engine_process import ENGINE_COMMAND
 from lorax_serve.server.errors import StartError
+from lorax_serve.server.frontends.group import GroupPlan, live_in_group
+from lorax_serve.server.frontends.start import frontend_starts
 from lorax_serve.server.interpreter import prepare_interpreter
 from lorax_serve.server.keys import SERVICE
 from lorax_serve.server.lifetime import Plan, live
 from lorax_serve.server.listening import bound_sockets, url
 from lorax_serve.server.logging import configure_logging, say
 from lorax_serve.server.model_source import ModelSource, find_model
-from lorax_serve.server.option_checks import names
 from lorax_serve.server.preload import preload
 from lorax_serve.server.progress import Progress, ProgressBar, ProgressLines
-from lorax_serve.server.service import Limits, Service
-from lorax_serve.server.sources.local import LocalAdapters
+from lorax_serve.server.service_setup import ServiceSetup, local_adapters
 from lorax_serve.server.supervisor import EngineLaunch
-from lorax_serve.server.text.chat_template import ChatTemplate
-from lorax_serve.server.text.isolated_templates import IsolatedTemplates
 from lorax_serve.server.text.tokenizer import Tokenizer
-from lorax_serve.server.text.tokenizer_config import TokenizerConfig
 from lorax_serve.server.version import version
 
 log = structlog.get_logger(__name__)
 
 EXIT_STOPPED: Final = 0
 EXIT_START: Final = 1
-EXIT_ENGINE_LOST: Final = 70
+EXIT_PROCESS_LOST: Final = 70
 
 
 def run(settings: Settings, engine_command: Sequence[str] = ENGINE_COMMAND) -> int:
@@ -66,7 +58,7 @@ def run(settings: Settings, engine_command: Sequence[str] = ENGINE_COMMAND) -> i
         log.info("stopped")
         return EXIT_STOPPED
     log.critical("stopped", reason=lost)
-    return EXIT_ENGINE_LOST
+    return EXIT_PROCESS_LOST
 
 
 def _serve(settings: Settings, engine_command: Sequence[str]) -> str | None:
@@ -75,135 +67,104 @@ def _serve(settings: Settings, engine_command: Sequence[str]) -> str | None:
     progress: Progress = ProgressLines() if lines else ProgressBar()
     with bound_sockets(config.host, config.port) as sockets, closing(progress):
         source = find_model(config, lambda line: log.info(line))
+        start = _Start(settings, source, sockets, progress, engine_command)
         with closing(Tokenizer.from_folder(source.folder)) as tokenizer:
-            serving = _Serving(settings, source, tokenizer, sockets, progress)
-            return asyncio.run(live(serving.plan(engine_command)))
+            if config.frontends == 1:
+                logs_requests = settings.log_level is LogLevel.DEBUG
+                setup = ServiceSetup(config, source, tokenizer, logs_requests=logs_requests)
+                return asyncio.run(live(start.plan(setup)))
+        return asyncio.run(live_in_group(start.group_plan()))
 
 
-class _Serving:
-    """What is known before the engine runs, and what is made of it once it does."""
+class _Start:
+    """What is known before the engine runs, and what is said once all do."""
 
     def __init__(
         self,
         settings: Settings,
         source: ModelSource,
-        tokenizer: Tokenizer,
         sockets: Sequence[socket.socket],
         progress: Progress,
+        engine_command: Sequence[str],
     ) -> None:
         self._settings = settings
         self._source = source
-        self._tokenizer = tokenizer
         self._sockets = sockets
+        self._urls = tuple(map(url, sockets))
         self._progress = progress
-        self._chat_template = ChatTemplate.from_folder(source.folder)
-        self._adapter_templates = (
-            IsolatedTemplates(TokenizerConfig.from_folder(source.folder).template_variables())
-            if settings.server.adapter_chat_templates
-            else None
-        )
-        self._adapters = LocalAdapters(
-            source.adapter_dir, allow_absolute=settings.server.allow_absolute_adapters
-        )
-        self._resolver = build_resolver(
-            settings.server, self._adapters, has_folder=source.adapter_dir is not None
+        self._engine_command = engine_command
+
+    def plan(self, setup: ServiceSetup) -> Plan:
+        """For a frontend in this process."""
+
+        async def prepare(app: web.Application) -> None:
+            """Raises StartError for an adapter that was to be here and cannot be."""
+            try:
+                await preload(app[SERVICE].desk, self._settings.server)
+            except BaseException:  # an app that never runs has no cleanup of its own
+                await setup.resolver.close()
+                raise
+            prepare_interpreter()
+
+        def build(client: EngineClient) -> web.Application:
+            return build_app(setup.service(client))
+
+        return Plan(
+            launch=self._launch(),
+            sockets=self._sockets,
+            build_app=build,
+            prepare=prepare,
+            report=self._progress.update,
+            on_ready=lambda client: self._announce(client.info, setup.resolver.cache_dir),
+            shutdown_seconds=self._settings.server.shutdown_timeout,
         )
 
-    def plan(self, engine_command: Sequence[str]) -> Plan:
-        surroundings = self._settings.surroundings
-        return Plan(
-            launch=EngineLaunch(
-                config=self._engine_config,
-                environment=surroundings.engine_environment,
-                runtime_parent=surroundings.runtime_parent,
-                command=engine_command,
-            ),
+    def group_plan(self) -> GroupPlan:
+        """For frontends in processes of their own."""
+        return GroupPlan(
+            launch=self._launch(),
             sockets=self._sockets,
-            build_app=lambda client: build_app(self._service(client)),
-            prepare=self._prepare,
+            starts=lambda endpoint, folder: frontend_starts(
+                self._settings, self._source, self._sockets, endpoint, folder
+            ),
+            environment=self._settings.surroundings.frontend_environment,
             report=self._progress.update,
             on_ready=self._announce,
             shutdown_seconds=self._settings.server.shutdown_timeout,
         )
 
-    async def _prepare(self, app: web.Application) -> None:
-        """Raises StartError for an adapter that was to be here and cannot be."""
-        try:
-            await preload(app[SERVICE].desk, self._settings.server)
-        except BaseException:  # an app that never runs has no cleanup of its own
-            await self._resolver.close()
-            raise
-        prepare_interpreter()
+    def _launch(self) -> EngineLaunch:
+        surroundings = self._settings.surroundings
+        return EngineLaunch(
+            config=self._engine_config,
+            environment=surroundings.engine_environment,
+            runtime_parent=surroundings.runtime_parent,
+            command=self._engine_command,
+        )
 
     def _engine_config(self, endpoint: str) -> EngineConfig:
         return self._settings.engine_config(
             endpoint=endpoint, model_path=self._source.folder, model_name=self._source.model_id
         )
 
-    def _service(self, client: EngineClient) -> Service:
-        config = self._settings.server
-        base_names = frozenset((self._source.model_id, *self._source.aliases))
-        registry = CollectorRegistry()
-        return Service(
-            model_id=self._source.model_id,
-            model_aliases=self._source.aliases,
-            model_revision=self._source.revision,
-            engine=client,
-            tokenizer=self._tokenizer,
-            chat_template=self._chat_template,
-            adapter_templates=self._adapter_templates,
-            chat_template_kwargs=frozenset(names(config.chat_template_kwargs)),
-            tool_call_parser=config.tool_call_parser,
-            resolver=self._resolver,
-            desk=open_desk(
-                client,
-                self._resolver,
-                self._adapters,
-                base_names=base_names,
-                registry=registry,
-                max_labels=config.metrics_max_adapters,
-            ),
-            metrics=registry,
-            admin_key=None if config.admin_key is None else AdminKey(config.admin_key),
-            embedding_pooling=config.embedding_pooling,
-            bearer_is_adapter_token=config.bearer_is_adapter_token,
-            prefix_cache_scope=config.prefix_cache_scope,
-            regex_compiler=self._regex_compiler(client.info.eos_token_ids),
-            control_tokens=load_control_tokens(
-                self._source.folder / "tokenizer.json", client.info.eos_token_ids
-            ),
-            limits=Limits(
-                max_body_bytes=config.max_body_bytes,
-                max_concurrent_requests=config.max_concurrent_requests,
-                max_choices=config.max_choices,
-                max_stop_sequences=config.max_stop_sequences,
-            ),
-            logs_requests=self._settings.log_level is LogLevel.DEBUG,
-            version=version(),
-        )
-
-    def _regex_compiler(self, eos_token_ids: Sequence[int]) -> RegexCompiler:
-        try:
-            return RegexCompiler(self._source.folder / "tokenizer.json", eos_token_ids)
-        except UnsupportedTokenizer as error:
-            raise StartError(f"The model's tokenizer cannot be served: {error}") from error
-
-    def _announce(self, client: EngineClient) -> None:
+    def _announce(self, info: EngineInfo, adapter_cache_dir: Path | None = None) -> None:
+        """`adapter_cache_dir`: where fetched adapters are kept; None: each frontend has its own."""
         self._progress.close()
+        config = self._settings.server
         banner = Banner(
             version=version(),
             source=self._source,
-            info=client.info,
-            config=self._settings.server,
-            num_adapters=len(self._adapters.list()),
-            adapter_cache_dir=self._resolver.cache_dir,
-            urls=tuple(map(url, self._sockets)),
+            info=info,
+            config=config,
+            num_adapters=len(local_adapters(config, self._source).list()),
+            adapter_cache_dir=adapter_cache_dir,
+            urls=self._urls,
         )
         if not banner.num_fitting_rank_16:
             log.warning(
                 "adapter_memory_below_one_of_rank_16",
-                adapter_memory=show_size(client.info.adapter_pool_bytes),
-                one_of_rank_16_on_every_layer=show_size(client.info.typical_adapter_bytes),
+                adapter_memory=show_size(info.adapter_pool_bytes),
+                one_of_rank_16_on_every_layer=show_size(info.typical_adapter_bytes),
             )
         if self._settings.logs_json:
             log.info("ready", **banner.fields())

@@ -15,7 +15,7 @@ from lorax_serve.server.errors import ServeError
 from lorax_serve.server.handshake import ReportProgress
 from lorax_serve.server.http_server import serving
 from lorax_serve.server.stop_signals import StopRequested, StopSignals, stop_signals
-from lorax_serve.server.supervisor import EngineLaunch, RunningEngine, running_engine
+from lorax_serve.server.supervisor import EngineLaunch, running_engine
 
 log = structlog.get_logger(__name__)
 
@@ -45,10 +45,9 @@ async def live(plan: Plan) -> str | None:
                 await _prepared(plan.prepare(app), signals)
                 async with serving(app, plan.sockets) as listeners:
                     plan.on_ready(engine.client)
-                    await _first(signals.requested.wait(), _lost(engine))
-                    for listener in listeners:
-                        listener.close()
-                    await _drain(engine, signals, plan.shutdown_seconds)
+                    await serve(
+                        listeners, engine.client, engine.lost, signals, plan.shutdown_seconds
+                    )
                 return engine.lost.result() if engine.lost.done() else None
         except StopRequested:
             return None
@@ -69,25 +68,36 @@ async def _prepared(preparation: Awaitable[None], signals: StopSignals) -> None:
         await asyncio.wait((preparing,))
 
 
-async def _drain(engine: RunningEngine, signals: StopSignals, seconds: float) -> None:
-    """Take nothing new; let the open requests end within `seconds`, then fail the rest.
+async def serve(
+    listeners: Sequence[asyncio.Server],
+    client: EngineClient,
+    lost: asyncio.Task[str],
+    signals: StopSignals,
+    shutdown_seconds: float,
+) -> None:
+    """Until a signal comes or the engine is lost; then take nothing new, let the open requests end
+    within `shutdown_seconds`, and fail the rest.
 
-    A second signal, or the loss of the engine, ends the wait.
+    A second signal, or the loss of the engine, ends that wait.
     """
+    await first(signals.requested.wait(), over(lost))
+    for listener in listeners:
+        listener.close()
     error = ServeError(ErrorCode.SERVER_SHUTDOWN, "The server is shutting down.")
-    if not engine.lost.done():
-        engine.client.refuse_new(error)
-        log.info("stopping", num_open_requests=engine.client.num_open, limit_seconds=seconds)
-        waits = (engine.client.wait_none_open(), signals.insisted.wait(), _lost(engine))
-        await _first(*waits, seconds=seconds)
-    engine.client.fail_all(error)
+    if not lost.done():
+        client.refuse_new(error)
+        log.info("stopping", num_open_requests=client.num_open, limit_seconds=shutdown_seconds)
+        waits = (client.wait_none_open(), signals.insisted.wait(), over(lost))
+        await first(*waits, seconds=shutdown_seconds)
+    client.fail_all(error)
 
 
-async def _lost(engine: RunningEngine) -> None:
-    await asyncio.wait((engine.lost,))
+async def over(task: asyncio.Task[Any]) -> None:
+    """Waits for it, and cancelled leaves it running."""
+    await asyncio.wait((task,))
 
 
-async def _first(*waits: Coroutine[Any, Any, object], seconds: float | None = None) -> None:
+async def first(*waits: Coroutine[Any, Any, object], seconds: float | None = None) -> None:
     """Return when one of `waits` is over, or after `seconds`."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:

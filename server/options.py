@@ -154,6 +154,15 @@ GROUPS: Final = (
                 lorax_env=("PORT",),
             ),
             Option(
+                flags=("--frontends",),
+                name="frontends",
+                metavar="NUMBER",
+                help="processes that share the port, tokenize and stream; each takes its part of "
+                "--max-concurrent-requests, --max-waiting-requests, --max-adapter-downloads and "
+                "--adapter-cache-bytes. Two or more go without the operator's routes, --preload, "
+                "--pin and --adapter-cache-dir",
+            ),
+            Option(
                 flags=("--chat-template-kwargs",),
                 name="chat_template_kwargs",
                 metavar="NAMES",

@@ -1,5 +1,6 @@
 """What every route needs, gathered once at start: the engine, the text side, the limits."""
 
+import secrets
 import time
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from lorax_serve.server.adapter_desk import AdapterDesk
 from lorax_serve.server.adapter_resolver import AdapterResolver
 from lorax_serve.server.admin_key import AdminKey
 from lorax_serve.server.engine import Engine
+from lorax_serve.server.frontends.peers import Peers
 from lorax_serve.server.tenants import PrefixCacheScope
 from lorax_serve.server.text.chat_template import ChatTemplate
 from lorax_serve.server.text.isolated_templates import IsolatedTemplates
@@ -24,7 +26,8 @@ class Limits:
     """Bounds on what one client may ask for. Sizes in bytes, times in seconds."""
 
     max_body_bytes: int = 8 * 2**20
-    max_concurrent_requests: int = 256
+    max_concurrent_requests: int = 256  # of this process
+    all_concurrent_requests: int | None = None  # of all frontends; None: there is this one
     max_choices: int = 128  # of one request: prompts times the answers to each
     max_embedding_inputs: int = 2048  # of one request, as many as OpenAI takes
     max_embedding_tokens: int = 300_000  # of all inputs of one request, or the model's length
@@ -51,7 +54,8 @@ class Service:
     tool_call_parser: ToolCallParser = ToolCallParser.AUTO
     resolver: AdapterResolver
     desk: AdapterDesk
-    metrics: CollectorRegistry
+    metrics: CollectorRegistry  # of this process
+    peers: Peers | None = None  # None: this is the only frontend
     admin_key: AdminKey | None = None  # None: there are no operator's routes
     embedding_pooling: Pooling = Pooling.LAST
     bearer_is_adapter_token: bool = False  # an Authorization header is for the adapter's source
@@ -61,6 +65,7 @@ class Service:
     limits: Limits
     logs_requests: bool = False  # a line for each
     version: str
+    tenant_secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     started_at: int = field(default_factory=lambda: int(time.time()))  # Unix seconds
 
     def is_base(self, name: str) -> bool:

@@ -40,6 +40,8 @@ class EngineLaunch:
 @dataclass(frozen=True)
 class RunningEngine:
     client: EngineClient
+    endpoint: str
+    folder: Path  # private, of this server
     lost: asyncio.Task[str]  # done when the engine is lost; a sentence for the operator
     pid: int
 
@@ -60,9 +62,9 @@ async def running_engine(
             try:
                 info = await _introduced(process, handshake(link, report), signals)
                 client = EngineClient(link, info)
-                watch = asyncio.create_task(_watch(process, client))
+                watch = asyncio.create_task(watch_engine(process.wait, client))
                 try:
-                    yield RunningEngine(client, watch, process.pid)
+                    yield RunningEngine(client, endpoint, folder, watch, process.pid)
                 finally:
                     watch.cancel()
             finally:
@@ -92,10 +94,13 @@ async def _introduced(
             task.cancel()
 
 
-async def _watch(process: EngineProcess, client: EngineClient) -> str:
-    """Dispatch events until the engine is lost, then fail what is open. Says what happened."""
+async def watch_engine(ended: Callable[[], Coroutine[Any, Any, str]], client: EngineClient) -> str:
+    """Dispatch events until the engine is lost, then fail what is open. Says what happened.
+
+    `ended` returns when the engine has, with words that follow "the engine".
+    """
     dispatch = asyncio.create_task(_dispatch(client))
-    death = asyncio.create_task(process.wait())
+    death = asyncio.create_task(ended())
     try:
         done, _ = await asyncio.wait((dispatch, death), return_when=asyncio.FIRST_COMPLETED)
         sentence = f"The engine {(death if death in done else dispatch).result()}."

@@ -17,7 +17,6 @@ and they trust it differently:
 import enum
 import hashlib
 import hmac
-import secrets
 from typing import Final
 
 ANONYMOUS: Final = ""
@@ -33,9 +32,12 @@ class PrefixCacheScope(enum.Enum):
 class Tenants:
     """Names tenants. A name tells nothing about the credential, and means nothing elsewhere."""
 
-    def __init__(self, prefix_cache_scope: PrefixCacheScope = PrefixCacheScope.TENANT) -> None:
+    def __init__(
+        self, secret: bytes, prefix_cache_scope: PrefixCacheScope = PrefixCacheScope.TENANT
+    ) -> None:
+        """Those with equal secrets, which are random and nobody else's, give equal names."""
+        self._secret = secret
         self._prefix_cache_scope = prefix_cache_scope
-        self._secret = secrets.token_bytes(32)
 
     def name(self, token: str | None, *, is_proven: bool) -> str:
         """The tenant whose turn a request takes; ANONYMOUS unless the token proved something."""

@@ -24,6 +24,12 @@ def test_throughput() -> None:
     assert len(figures["frontend_rss_mib"]) == 3
 
 
+def test_throughput_of_two_frontends_is_that_of_both() -> None:
+    one, two = (throughput("native", **SMALL, num_frontends=number) for number in (1, 2))
+    assert two["tok_s"] > 0
+    assert two["frontend_rss_mib"][0] > 1.5 * one["frontend_rss_mib"][0]
+
+
 def test_latency() -> None:
     """At a rate that leaves no doubt which tokens belong to the time measured."""
     figures = latency("chat", **SMALL, rate=300)

@@ -17,23 +17,33 @@ from frontend_bench.server import Server, running_server
 _FOLDER = Path(__file__).parent
 
 
-def throughput(api: str, *, num_streams: int, num_tokens: int, seconds: float) -> dict[str, Any]:
-    """Steps follow each other as fast as they can be sent; each answer asks for `num_tokens`."""
-    with running_server(0.0) as server:
-        settings = _settings(server, api, num_streams, num_tokens, seconds)
-        figures, uses = _streamed(server, settings)
-    return {"case": "throughput", **_cost(settings, figures, uses)}
-
-
-def latency(
-    api: str, *, num_streams: int, num_tokens: int, seconds: float, rate: float
+def throughput(
+    api: str, *, num_streams: int, num_tokens: int, seconds: float, num_frontends: int = 1
 ) -> dict[str, Any]:
-    """`rate` tokens a second together: from when a step is sent to when its tokens are read."""
-    with running_server(num_streams / rate) as server:
+    """Steps follow each other as fast as they can be sent; each answer asks for `num_tokens`."""
+    with running_server(0.0, num_frontends) as server:
         settings = _settings(server, api, num_streams, num_tokens, seconds)
         figures, uses = _streamed(server, settings)
     cost = _cost(settings, figures, uses)
-    return {"case": "latency", "rate": rate, **cost, **_latencies(figures["latencies"])}
+    return {"case": "throughput", "num_frontends": num_frontends, **cost}
+
+
+def latency(
+    api: str,
+    *,
+    num_streams: int,
+    num_tokens: int,
+    seconds: float,
+    rate: float,
+    num_frontends: int = 1,
+) -> dict[str, Any]:
+    """`rate` tokens a second together: from when a step is sent to when its tokens are read."""
+    with running_server(num_streams / rate, num_frontends) as server:
+        settings = _settings(server, api, num_streams, num_tokens, seconds)
+        figures, uses = _streamed(server, settings)
+    cost = _cost(settings, figures, uses)
+    measured = {**cost, **_latencies(figures["latencies"])}
+    return {"case": "latency", "num_frontends": num_frontends, "rate": rate, **measured}
 
 
 def beside_long_prompts(
@@ -84,7 +94,7 @@ def _streamed(server: Server, settings: Settings) -> tuple[dict[str, Any], list[
     with _script("client.py", msgspec.json.encode(settings).decode()) as client:
         assert client.stdout is not None
         for line in client.stdout:
-            uses.append(ProcessUse.of(server.pid))
+            uses.append(ProcessUse.of(*server.pids))
             if line.startswith("{"):
                 return json.loads(line), uses
     raise SystemExit("the client ended without figures")

@@ -1,4 +1,4 @@
-"""What the system says a process has used."""
+"""What the system says processes have used."""
 
 import os
 from dataclasses import dataclass
@@ -13,7 +13,13 @@ class ProcessUse:
     resident_bytes: int
 
     @classmethod
-    def of(cls, pid: int) -> "ProcessUse":
+    def of(cls, *pids: int) -> "ProcessUse":
+        """All of them together."""
+        uses = [cls._of_one(pid) for pid in pids]
+        return cls(sum(use.cpu_seconds for use in uses), sum(use.resident_bytes for use in uses))
+
+    @classmethod
+    def _of_one(cls, pid: int) -> "ProcessUse":
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         resident_pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return cls(

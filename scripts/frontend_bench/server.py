@@ -1,4 +1,4 @@
-"""One server process over a stub engine, started and ended."""
+"""A server over a stub engine, started and ended."""
 
 import json
 import os
@@ -17,13 +17,13 @@ _SCRIPT = Path(__file__).with_name("serve.py")
 
 @dataclass(frozen=True)
 class Server:
-    pid: int
+    pids: tuple[int, ...]  # of its frontends, and of the process that started those
     port: int
     ticks_file: Path
 
 
 @contextmanager
-def running_server(step_seconds: float) -> Iterator[Server]:
+def running_server(step_seconds: float, num_frontends: int = 1) -> Iterator[Server]:
     """Ready; ended with the block."""
     with TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
@@ -33,6 +33,7 @@ def running_server(step_seconds: float) -> Iterator[Server]:
             [
                 *(sys.executable, "-P", str(_SCRIPT), str(ticks_file), str(step_seconds)),
                 *("--model-id", str(folder / "model"), "--port", "0", "--log-format", "json"),
+                *("--frontends", str(num_frontends)),
             ],
             stderr=subprocess.PIPE,
             text=True,
@@ -40,10 +41,18 @@ def running_server(step_seconds: float) -> Iterator[Server]:
         )
         with process:
             try:
-                yield Server(process.pid, _port(process), ticks_file)
+                port = _port(process)
+                yield Server((process.pid, *_frontends(process.pid)), port, ticks_file)
             finally:
                 process.terminate()
                 process.communicate()
+
+
+def _frontends(pid: int) -> Iterator[int]:
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            if b"lorax_serve.server.frontends" in Path(f"/proc/{child}/cmdline").read_bytes():
+                yield int(child)
 
 
 def _port(process: "subprocess.Popen[str]") -> int:

@@ -218,7 +218,10 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     ),
     "GET /version": Operation(tag="server", summary="This server's version", json=Version),
     "GET /metrics": Operation(
-        tag="server", summary="Metrics in Prometheus's text format", media=("text/plain",)
+        tag="server",
+        summary="Metrics in Prometheus's text format",
+        media=("text/plain",),
+        errors=_PROBED,
     ),
     "GET /openapi.json": _DESCRIBED,
     "GET /api-doc/openapi.json": _DESCRIBED,

@@ -84,14 +84,14 @@ async def version(request: web.Request) -> web.Response:
 async def info(request: web.Request) -> web.Response:
     """Raises ServeError (NOT_READY) until the engine has told what it serves."""
     service = request.app[SERVICE]
-    engine = service.engine.info
+    engine, limits = service.engine.info, service.limits
     reply = Info(
         model_id=service.model_id,
         model_sha=service.model_revision,
         model_dtype=engine.dtype,
         model_device_type=engine.device,
-        max_concurrent_requests=service.limits.max_concurrent_requests,
-        max_stop_sequences=service.limits.max_stop_sequences,
+        max_concurrent_requests=limits.all_concurrent_requests or limits.max_concurrent_requests,
+        max_stop_sequences=limits.max_stop_sequences,
         max_input_length=engine.max_model_len - 1,
         max_total_tokens=engine.max_model_len,
         max_batch_total_tokens=engine.num_blocks * engine.block_size,

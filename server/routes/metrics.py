@@ -7,9 +7,14 @@ from lorax_serve.server.keys import SERVICE
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """Never fails for the engine's sake: what that says is then what it said last."""
+    """Never fails for the engine's sake: what that says is then what it said last.
+
+    Raises ServeError (NOT_READY) when another frontend of this server does not answer.
+    """
     service = request.app[SERVICE]
-    await service.desk.statuses.update_metrics()
-    return web.Response(
-        body=generate_latest(service.metrics), headers={"Content-Type": CONTENT_TYPE_LATEST}
-    )
+    if service.peers is None:
+        await service.desk.statuses.update_metrics()
+        body = generate_latest(service.metrics)
+    else:
+        body = await service.peers.metrics(service.desk, service.metrics)
+    return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -65,6 +65,7 @@ def test_fields() -> None:
         "num_fitting_rank_16": 16,
         "num_adapters": 3,
         "adapter_cache_dir": "/cache/adapters/0",
+        "num_frontends": 1,
         "adapter_hub": "https://huggingface.co",
         "adapter_allow": None,
         "s3_allow": None,

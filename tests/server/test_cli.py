@@ -75,6 +75,7 @@ VALUES: dict[str, tuple[str, object]] = {
     "embedding_pooling": ("mean", Pooling.MEAN),
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("9000", 9000),
+    "frontends": ("3", 3),
     "tool_call_parser": ("hermes", ToolCallParser.HERMES),
     "chat_template_kwargs": ("enable_thinking,date_string", "enable_thinking,date_string"),
     "admin_key": ("a key", Secret("a key")),

@@ -10,7 +10,8 @@ import pytest
 
 import lorax_serve
 from lorax_serve.ipc.config import EngineConfig
-from lorax_serve.server.engine_process import EngineProcess, describe_exit, engine_environment
+from lorax_serve.server.child_process import describe_exit
+from lorax_serve.server.engine_process import EngineProcess, engine_environment
 
 
 async def test_an_engine_is_deaf_to_ctrl_c_from_its_first_instruction_on() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import processes
 import stub_engine
+from raw_stream import RawStream, is_torn
 from serve_with_stub import StubServer, stub_server, write_model
 
 
@@ -207,44 +208,6 @@ def test_the_next_start_removes_the_folder_of_a_killed_server(
     assert again.wait() == 0
     again.rest()
     again.process.stderr.close()  # type: ignore[union-attr]
-
-
-class RawStream:
-    """A streamed completion that has had its first token and waits for the next.
-
-    Read as bytes: clients drop what came before a torn end.
-    """
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    @classmethod
-    async def begin(cls, url: str) -> "RawStream":
-        parts = urlsplit(url)
-        stream = cls(*await asyncio.open_connection(parts.hostname, parts.port))
-        body = b'{"model": "", "prompt": [%d], "max_tokens": 5, "stream": true}' % stub_engine.HANG
-        stream.writer.write(
-            b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
-        )
-        assert b" 200 " in await stream.reader.readuntil(b"\r\n\r\n")
-        await stream.reader.readuntil(b"\n\n")
-        return stream
-
-    async def rest(self) -> bytes:
-        said = await self.reader.read()
-        await self.close()
-        return said
-
-    async def close(self) -> None:
-        self.writer.close()
-        await self.writer.wait_closed()
-
-
-def is_torn(said: bytes) -> bool:
-    """Whether a chunked body lacks its end."""
-    return not said.endswith(b"0\r\n\r\n")
 
 
 async def test_a_killed_engine_ends_streams_with_an_error_and_the_server_with_70(

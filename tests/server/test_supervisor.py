@@ -20,7 +20,7 @@ from lorax_serve.ipc.types import (
     SamplingParams,
     StopConditions,
 )
-from lorax_serve.server import engine_process
+from lorax_serve.server import child_process
 from lorax_serve.server.engine_process import engine_environment
 from lorax_serve.server.errors import EngineLost, ServeError, StartError
 from lorax_serve.server.runtime_dir import runtime_dir
@@ -175,7 +175,7 @@ async def test_an_error_inside_the_block_ends_the_engine(parent: Path) -> None:
 async def test_a_deaf_engine_is_killed_in_the_end(
     parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_process, "TERM_SECONDS", 0.2)
+    monkeypatch.setattr(child_process, "TERM_SECONDS", 0.2)
     async with running(parent, stub_engine.DEAF) as engine:
         pass
     assert not processes.is_running(engine.pid)
@@ -184,7 +184,7 @@ async def test_a_deaf_engine_is_killed_in_the_end(
 async def test_insisting_kills_a_deaf_engine_at_once(
     parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_process, "TERM_SECONDS", 3600.0)
+    monkeypatch.setattr(child_process, "TERM_SECONDS", 3600.0)
     signals = StopSignals()
     async with running(parent, stub_engine.DEAF, signals) as engine:
         signals.on_signal()

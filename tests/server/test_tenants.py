@@ -10,7 +10,7 @@ salts = st.text(max_size=20)
 
 
 def test_a_name_is_the_tokens_and_tells_nothing() -> None:
-    ours, others = Tenants(), Tenants()
+    ours, others = Tenants(b"ours"), Tenants(b"others")
     name = ours.name("hf_secret", is_proven=True)
     assert name == ours.name("hf_secret", is_proven=True)
     assert name != ours.name("hf_secret2", is_proven=True)
@@ -20,7 +20,7 @@ def test_a_name_is_the_tokens_and_tells_nothing() -> None:
 
 
 def test_a_token_that_proved_nothing_names_nobody() -> None:
-    ours = Tenants()
+    ours = Tenants(b"ours")
     for token in (None, "", "hf_secret"):
         assert ours.name(token, is_proven=False) == ANONYMOUS
 
@@ -30,7 +30,7 @@ def test_salts_are_equal_for_equal_pairs_only(
     token: str | None, salt: str, other_token: str | None, other_salt: str
 ) -> None:
     """Whether the tokens proved something or not."""
-    ours = Tenants()
+    ours = Tenants(b"ours")
     same = (token, salt) == (other_token, other_salt)
     assert (ours.prefix_salt(token, salt) == ours.prefix_salt(other_token, other_salt)) == same
 
@@ -39,14 +39,14 @@ def test_salts_are_equal_for_equal_pairs_only(
 def test_where_all_share_only_salts_part_them(
     token: str | None, salt: str, other_token: str | None, other_salt: str
 ) -> None:
-    ours = Tenants(PrefixCacheScope.GLOBAL)
+    ours = Tenants(b"ours", PrefixCacheScope.GLOBAL)
     same = salt == other_salt
     assert (ours.prefix_salt(token, salt) == ours.prefix_salt(other_token, other_salt)) == same
     assert ours.prefix_salt(token, "") == ""
 
 
 def test_who_names_neither_has_no_salt() -> None:
-    ours = Tenants()
+    ours = Tenants(b"ours")
     assert ours.prefix_salt(None, "") == ""
     bringer = ours.name("hf_secret", is_proven=True)
     assert ours.prefix_salt(None, f"{bringer}/x") != ours.prefix_salt("hf_secret", "x")

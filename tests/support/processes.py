@@ -1,6 +1,10 @@
 """Facts about processes, from /proc."""
 
+import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PATIENCE_SECONDS = 30.0
@@ -10,10 +14,9 @@ _LISTEN = "0A"
 def is_running(pid: int) -> bool:
     """False for a zombie too."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return _state(pid) != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return state != "Z"
 
 
 def children(pid: int) -> list[int]:
@@ -22,6 +25,29 @@ def children(pid: int) -> list[int]:
         return [int(child) for task in tasks for child in (task / "children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def frontends(pid: int) -> list[int]:
+    """The children of a server that share its port."""
+    return [
+        child
+        for child in children(pid)
+        if b"lorax_serve.server.frontends" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+@contextmanager
+def paused(*pids: int) -> Iterator[None]:
+    """They stand still: what others could do as well, others do."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        while any(_state(pid) != "T" for pid in pids):
+            time.sleep(0.001)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def wait_gone(*pids: int) -> bool:
@@ -48,3 +74,7 @@ def listening_ports(pid: int) -> set[int]:
             if fields[3] == _LISTEN and fields[9] in inodes:
                 ports.add(int(fields[1].rpartition(":")[2], 16))
     return ports
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -73,8 +73,13 @@ class StubServer:
 
     @property
     def engine_pid(self) -> int:
-        [pid] = processes.children(self.process.pid)
+        [pid] = set(processes.children(self.process.pid)) - set(self.frontend_pids)
         return pid
+
+    @property
+    def frontend_pids(self) -> list[int]:
+        """Of those that share the port, if several do."""
+        return processes.frontends(self.process.pid)
 
     def rest(self) -> str:
         """What it still writes until it ends."""

@@ -123,8 +123,9 @@ def main(behaviour: str) -> int:
         protocol = "another" if behaviour == OTHER_BUILD else protocol_hash()
         pool_bytes = config.adapter_pool_bytes or INFO.adapter_pool_bytes
         info = msgspec.structs.replace(INFO, adapter_pool_bytes=pool_bytes)
-        link.send(frontend, EngineReady(protocol, info))
-        _serve(link, babbles=behaviour == BABBLES)
+        ready = EngineReady(protocol, info)
+        link.send(frontend, ready)
+        _serve(link, ready, babbles=behaviour == BABBLES)
     finally:
         link.close()
     return 0
@@ -137,10 +138,12 @@ def _await_hello(link: EngineLink) -> FrontendId:
                 return frontend
 
 
-def _serve(link: EngineLink, *, babbles: bool) -> None:
+def _serve(link: EngineLink, ready: EngineReady, *, babbles: bool) -> None:
     while True:
         for frontend, message in link.receive(None):
-            if isinstance(message, Generate) and babbles:
+            if isinstance(message, Hello):
+                link.send(frontend, ready)
+            elif isinstance(message, Generate) and babbles:
                 link._socket.send_multipart((frontend, b"babble"))
             elif isinstance(message, Generate):
                 for event in answers(message):
