@@ -157,3 +157,7 @@ def assert_holds(memory: TorchSlabs, slot: AdapterSlot, folder: Path) -> None:
             assert views is not None
             assert torch.equal(views.a_t[:, view.ranks].t(), matrices.a)
             assert torch.equal(view.b_t.t(), matrices.b * matrices.scale)
+
+
+def digest_of(folder: Path) -> str:
+    return read_adapter(adapter_ref(folder), SITES, max_rank=64).digest

@@ -1,11 +1,13 @@
 """Adapter folders, and a gate before them, for the tests of the exchange."""
 
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from exchange_bench import BASE, NAMES, GatedReader
+from exchange_bench import BASE, NAMES, Bench, GatedReader, adapter_bytes
 from lorax_serve.engine.adapters import reader as reader_module
 from peft_adapters import build_adapter
 
@@ -29,3 +31,12 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> GatedReader:
     reader = GatedReader()
     monkeypatch.setattr(reader_module, "read_adapter", reader)
     return reader
+
+
+@pytest.fixture
+def bench(originals: Path) -> Iterator[Bench]:
+    bench = Bench(capacity_bytes=2 * adapter_bytes(originals))
+    yield bench
+    bench.exchange.close()
+    bench.exchange.check_integrity()
+    assert not [t for t in threading.enumerate() if t.name.startswith("adapter-loader")]
