@@ -19,11 +19,10 @@ from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import RequestError
 from lorax_serve.engine.lull import no_pause
 from lorax_serve.ipc.types import AdapterRef
-from peft_adapters import adapter_ref, lora_sites, tiny_llama
+from peft_adapters import adapter_ref
 from random_lora import pack
+from tiny_llama import SITES
 
-BASE = tiny_llama()
-SITES = lora_sites(BASE)
 NAMES = tuple("abcdefgh")
 PATIENCE_SECONDS = 30  # for a thread that should have answered long ago
 
@@ -157,7 +156,3 @@ def assert_holds(memory: TorchSlabs, slot: AdapterSlot, folder: Path) -> None:
             assert views is not None
             assert torch.equal(views.a_t[:, view.ranks].t(), matrices.a)
             assert torch.equal(view.b_t.t(), matrices.b * matrices.scale)
-
-
-def digest_of(folder: Path) -> str:
-    return read_adapter(adapter_ref(folder), SITES, max_rank=64).digest

@@ -8,7 +8,8 @@ from lorax_serve.engine.adapters.merge import read_merged
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.ipc.types import AdapterRef, MajoritySignMethod, MergedAdapters, MergeStrategy
 from merge_cases import Delta, relative_error, weights_deltas
-from peft_adapters import adapter_ref, lora_sites, tiny_llama
+from peft_adapters import adapter_ref
+from tiny_llama import lora_sites, tiny_llama
 
 BASE = tiny_llama(num_hidden_layers=1)
 SITES = lora_sites(BASE)

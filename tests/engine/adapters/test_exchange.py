@@ -6,20 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from exchange_bench import (
-    NAMES,
-    PATIENCE_SECONDS,
-    Bench,
-    GatedReader,
-    adapter_bytes,
-    assert_holds,
-    digest_of,
-)
+from exchange_bench import NAMES, PATIENCE_SECONDS, Bench, GatedReader, adapter_bytes, assert_holds
 from lorax_serve.engine.adapters.device_pool import AdapterSlot
 from lorax_serve.engine.adapters.exchange import AdapterExchange
 from lorax_serve.engine.errors import AdapterRejected
 from lorax_serve.ipc.types import AdapterRef
 from peft_adapters import adapter_ref, edit_bytes, edit_config
+from read_adapters import digest_of
 
 
 def test_an_adapter_is_read_on_a_thread_and_lent_pinned(bench: Bench, folders: Path) -> None:

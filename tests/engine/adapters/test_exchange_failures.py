@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from exchange_bench import Bench, adapter_bytes, assert_holds, digest_of
+from exchange_bench import Bench, adapter_bytes, assert_holds
 from lorax_serve.engine.adapters import reader as reader_module
 from lorax_serve.engine.adapters.format import read_adapter
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import AdapterRejected
 from lorax_serve.ipc.types import AdapterRef, ErrorCode
 from peft_adapters import WEIGHTS_NAME, adapter_ref, edit_bytes, edit_tensors
+from read_adapters import digest_of
 
 
 def test_every_waiter_hears_of_a_failure_and_the_next_request_tries_again(

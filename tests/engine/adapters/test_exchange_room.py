@@ -4,17 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from exchange_bench import (
-    NAMES,
-    PATIENCE_SECONDS,
-    Bench,
-    GatedReader,
-    adapter_bytes,
-    assert_holds,
-    digest_of,
-)
+from exchange_bench import NAMES, PATIENCE_SECONDS, Bench, GatedReader, adapter_bytes, assert_holds
 from lorax_serve.ipc.types import AdapterRef, ErrorCode
 from peft_adapters import adapter_ref
+from read_adapters import digest_of
 
 
 def test_pinned_adapters_are_waited_for(bench: Bench, folders: Path) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from merge_cases import Delta, peft_deltas
+from merge_cases import Delta, in_numpy
 from merged_folders import BASE, MIXED
-from peft_adapters import build_adapter
+from peft_adapters import build_adapter, peft_deltas
 
 Deltas = dict[str, dict[str, Delta]]  # by adapter, by module
 
@@ -15,7 +15,7 @@ Deltas = dict[str, dict[str, Delta]]  # by adapter, by module
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Deltas]:
     root = tmp_path_factory.mktemp("adapters")
     deltas = {
-        name: peft_deltas(build_adapter(root / name, BASE, seed=seed, **options))
+        name: in_numpy(peft_deltas(build_adapter(root / name, BASE, seed=seed, **options)))
         for seed, (name, options) in enumerate(MIXED.items())
     }
     return root, deltas

@@ -8,9 +8,10 @@ import pytest
 from peft import PeftModel
 
 from lorax_serve.ipc.types import MajoritySignMethod, MergeStrategy
-from merge_cases import Delta, peft_deltas, relative_error, weights_deltas
+from merge_cases import Delta, in_numpy, relative_error, weights_deltas
 from merged_folders import BASE, FULL, check_equal, merged
-from peft_adapters import build_adapter, tiny_llama
+from peft_adapters import build_adapter, peft_deltas
+from tiny_llama import tiny_llama
 
 
 def peft_merge(root: Path, names: str, weights: list[float], **how: Any) -> dict[str, Delta]:
@@ -23,7 +24,7 @@ def peft_merge(root: Path, names: str, weights: list[float], **how: Any) -> dict
         if "svd" in how["combination_type"]:
             how = {"svd_rank": FULL, "svd_full_matrices": False, **how}
         model.add_weighted_adapter(list(names), weights, adapter_name="merged", **how)
-    return peft_deltas(model, "merged")
+    return in_numpy(peft_deltas(model, "merged"))
 
 
 PEFT_SAME: list[tuple[str, MergeStrategy, float | None]] = [
