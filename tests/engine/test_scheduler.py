@@ -1,18 +1,13 @@
 """The scheduler, through the loop, with a fake model that checks every KV slot it reads."""
 
+from typing import Any
+
 import msgspec
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from engine_harness import (
-    BLOCK_SIZE,
-    PROMPT,
-    FakeAdapters,
-    Harness,
-    each_way,
-    expected_tokens,
-    request,
-)
+from any_traffic import ENGINES, after_traffic, is_aborted, traffic
+from engine_harness import BLOCK_SIZE, PROMPT, Harness, each_way, expected_tokens, request
+from lorax_serve.ipc.messages import Generate
 from lorax_serve.ipc.types import FinishReason
 
 pytestmark = each_way
@@ -109,61 +104,16 @@ def test_the_youngest_is_preempted_when_blocks_run_out_and_resumes(overlaps: boo
     assert order == ["old", "young"]
 
 
-REQUESTS = st.lists(
-    st.fixed_dictionaries(
-        {
-            "arrival": st.integers(0, 30),
-            "prompt": st.lists(st.integers(0, 3), min_size=1, max_size=24),
-            "num_new": st.integers(1, 20),
-            "adapter": st.sampled_from([None, "a", "b", "c", "bad"]),
-            "abort_at": st.none() | st.integers(0, 60),
-        }
-    ),
-    min_size=1,
-    max_size=12,
-)
-
-
 @settings(derandomize=True, max_examples=300, deadline=None)
-@given(
-    requests=REQUESTS,
-    num_blocks=st.integers(11, 40),
-    max_num_sequences=st.integers(1, 6),
-    max_batch_tokens=st.integers(6, 32),
-    prefix_cache=st.booleans(),
-    capacity=st.integers(1, 3),
-)
-def test_any_traffic_gives_each_request_its_solo_tokens_and_one_end(  # type: ignore[no-untyped-def]
-    overlaps, requests, num_blocks, max_num_sequences, max_batch_tokens, prefix_cache, capacity
+@given(requests=traffic(), engine=ENGINES)
+def test_any_traffic_gives_each_request_its_solo_tokens_and_one_end(
+    overlaps: bool, requests: list[dict[str, Any]], engine: dict[str, Any]
 ) -> None:
-    adapters = FakeAdapters(capacity=capacity, delay=3, broken=frozenset({"bad"}))
-    harness = Harness(
-        overlaps=overlaps,
-        num_blocks=num_blocks,
-        max_num_sequences=max_num_sequences,
-        max_batch_tokens=max_batch_tokens,
-        prefix_cache=prefix_cache,
-        adapters=adapters,
-    )
-    for now in range(61):
-        for name, each in enumerate(requests):
-            if each["arrival"] == now:
-                harness.generate(
-                    request(
-                        str(name),
-                        each["prompt"],
-                        max_new_tokens=each["num_new"],
-                        adapter=each["adapter"],
-                    )
-                )
-            if each["abort_at"] == now and now > each["arrival"]:
-                harness.abort(str(name))
-        harness.step()
-        harness.scheduler.check_integrity()
-    harness.run_until_idle()
-    assert harness.allocator.num_used == 0
-    assert all(slot.num_pins == 0 for slot in adapters.resident.values())
-    assert adapters.loading == {}, "an adapter is kept for nobody"
+    def message(name: str, each: dict[str, Any]) -> Generate:
+        prompt, adapter = each["prompt"], each["adapter"]
+        return request(name, prompt, max_new_tokens=each["num_new"], adapter=adapter)
+
+    harness = after_traffic(requests, message, overlaps=overlaps, **engine)
     for name, each in enumerate(requests):
         tokens = harness.tokens(str(name))
         ends = harness.terminal_events(str(name))
@@ -171,7 +121,7 @@ def test_any_traffic_gives_each_request_its_solo_tokens_and_one_end(  # type: ig
             expected = []
         else:
             expected = expected_tokens(each["prompt"], each["num_new"], each["adapter"])
-        if each["abort_at"] is not None and each["abort_at"] > each["arrival"] and not ends:
+        if is_aborted(each) and not ends:
             assert tokens == expected[: len(tokens)]
         else:
             assert tokens == expected

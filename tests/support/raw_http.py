@@ -25,11 +25,13 @@ def leave(url: str, request: bytes, *, num_read: int) -> bytes:
     """Say no more, read as many bytes of the reply, or all of a shorter one, and go."""
     parts = urlsplit(url)
     read = b""
-    with socket.create_connection((parts.hostname, parts.port), PATIENCE_SECONDS) as connection:
-        with suppress(BrokenPipeError, ConnectionResetError):
-            connection.sendall(request)
-            while len(read) < num_read and (piece := connection.recv(num_read - len(read))):
-                read += piece
+    with (
+        socket.create_connection((parts.hostname, parts.port), PATIENCE_SECONDS) as connection,
+        suppress(BrokenPipeError, ConnectionResetError),
+    ):
+        connection.sendall(request)
+        while len(read) < num_read and (piece := connection.recv(num_read - len(read))):
+            read += piece
     return read
 
 

@@ -1,17 +1,14 @@
 """/embed in the shape of LoRAX's documents, by lorax-client, and what it refuses."""
 
-import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lorax import Client
 from lorax.errors import GenerationError, ValidationError
 
 from embeddings import floats, post
 from fake_engine import pooled_vector
+from lorax_calls import call
 from lorax_serve.ipc.types import ErrorCode, MergeStrategy, Pooling
 from lorax_serve.server.errors import ServeError
 from wire import Wire, running
@@ -36,8 +33,7 @@ async def test_embed(wire: Wire) -> None:
     assert pool.adapter.name == "alice"
     assert pool.cache_salt != ""  # a caller with a token meets nobody else's prefixes
 
-    with lorax(wire) as theirs:
-        reply = await asyncio.to_thread(theirs.embed, "hi")
+    reply = await call(wire, lambda client: client.embed("hi"))
     assert reply.embeddings == vector
     assert wire.engine.pooled[1].adapter is None
 
@@ -53,15 +49,15 @@ async def test_embed_with_a_merge(wire: Wire) -> None:
 
 
 async def test_lorax_clients_errors(wire: Wire) -> None:
-    with lorax(wire) as theirs:
-        with pytest.raises(ValidationError, match="at most 256"):
-            await asyncio.to_thread(theirs.embed, "7" * 300)
-        wire.engine.script = [ServeError(ErrorCode.GENERATION_ERROR, "The model is ill.")]
-        with pytest.raises(GenerationError, match=r"The model is ill\."):
-            await asyncio.to_thread(theirs.embed, "hi")
-        for method, given in (("classify", "x"), ("classify_batch", ["x"])):
-            with pytest.raises(ValidationError, match="no classification head"):
-                await asyncio.to_thread(getattr(theirs, method), given)
+    with pytest.raises(ValidationError, match="at most 256"):
+        await call(wire, lambda client: client.embed("7" * 300))
+    wire.engine.script = [ServeError(ErrorCode.GENERATION_ERROR, "The model is ill.")]
+    with pytest.raises(GenerationError, match=r"The model is ill\."):
+        await call(wire, lambda client: client.embed("hi"))
+    with pytest.raises(ValidationError, match="no classification head"):
+        await call(wire, lambda client: client.classify("x"))
+    with pytest.raises(ValidationError, match="no classification head"):
+        await call(wire, lambda client: client.classify_batch(["x"]))
 
 
 @pytest.mark.parametrize(
@@ -87,13 +83,3 @@ async def test_embeds_refusals(wire: Wire, body: Any, status: int, says: str) ->
     error = await reply.json()
     assert (reply.status, set(error)) == (status, {"error", "error_type"})
     assert says in error["error"]
-
-
-@contextmanager
-def lorax(wire: Wire) -> Iterator[Client]:
-    made = Client(wire.url)
-    try:
-        yield made
-    finally:
-        if made.session is not None:
-            made.session.close()
