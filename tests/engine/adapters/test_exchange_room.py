@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from exchange_bench import NAMES, PATIENCE_SECONDS, Bench, GatedReader, adapter_bytes, assert_holds
+from lorax_serve.engine.adapters.device_pool import AdapterSlot
 from lorax_serve.ipc.types import AdapterRef, ErrorCode
 from peft_adapters import adapter_ref
 from read_adapters import digest_of
@@ -86,15 +87,23 @@ def test_an_expected_adapter_stays_while_there_is_other_room(bench: Bench, folde
     bench.use(b)
 
 
+def hold_two_and_reserve(
+    bench: Bench, pair: tuple[AdapterRef, AdapterRef], third: AdapterRef
+) -> list[AdapterSlot]:
+    """Let the first's users pass until a place is reserved: the second's, which has fewer pins."""
+    held = [bench.acquired(ref) for ref in pair]
+    bench.exchange.prefetch(third)
+    bench.until(lambda: bench.exchange.num_waiting_for_room == 1)
+    assert bench.exchange.acquire(third) is None
+    for _ in range(16):
+        assert bench.exchange.acquire(pair[0]) is held[0]
+    assert bench.exchange.acquire(third) is None
+    return held
+
+
 def test_a_cancelled_reservation_gives_the_place_back(bench: Bench, folders: Path) -> None:
     a, b, c = (adapter_ref(folders / name) for name in "abc")
-    held = [bench.acquired(a), bench.acquired(b)]
-    bench.exchange.prefetch(c)
-    bench.until(lambda: bench.exchange.num_waiting_for_room == 1)
-    assert bench.exchange.acquire(c) is None
-    for _ in range(16):
-        assert bench.exchange.acquire(a) is held[0]
-    assert bench.exchange.acquire(c) is None
+    held = hold_two_and_reserve(bench, (a, b), c)
     assert bench.exchange.acquire(b) is None, "its place, with a single pin, is reserved for c"
     assert bench.exchange.acquire(a) is held[0]
     bench.exchange.cancel(c)
@@ -105,13 +114,7 @@ def test_a_place_is_given_back_though_its_refs_content_is_forgotten(
     bench: Bench, folders: Path
 ) -> None:
     a, b, c = (adapter_ref(folders / name) for name in "abc")
-    held = [bench.acquired(a), bench.acquired(b)]
-    bench.exchange.prefetch(c)
-    bench.until(lambda: bench.exchange.num_waiting_for_room == 1)
-    assert bench.exchange.acquire(c) is None
-    for _ in range(16):
-        assert bench.exchange.acquire(a) is held[0]
-    assert bench.exchange.acquire(c) is None
+    hold_two_and_reserve(bench, (a, b), c)
     digest = digest_of(folders / "c")
     assert bench.pool.has_reserved(digest)
     for number in range(16384):
