@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from bad_adapters import BAD_ADAPTERS, MAX_RANK, BadAdapter
 from live_server import LiveServer
 from lorax_serve.ipc.types import ErrorCode
-from peft_adapters import BAD_ADAPTERS, MAX_RANK, BadAdapter, build_adapter
+from peft_adapters import build_adapter
 from tiny_models import build_tiny_model
 from tiny_tokenizers import write_byte_level
 

@@ -14,17 +14,10 @@ from typing import Any
 import pytest
 import torch
 
+from bad_adapters import BAD_ADAPTERS, MAX_RANK, BadAdapter
 from hub_stand_in import HubStandIn, Repository, hub_in_thread
 from live_server import LiveServer
-from peft_adapters import (
-    BAD_ADAPTERS,
-    CONFIG_NAME,
-    MAX_RANK,
-    WEIGHTS_NAME,
-    BadAdapter,
-    build_adapter,
-    edit_tensors,
-)
+from peft_adapters import CONFIG_NAME, WEIGHTS_NAME, build_adapter, edit_tensors
 from tiny_models import build_tiny_model
 from tiny_tokenizers import write_byte_level
 

@@ -18,9 +18,9 @@ from lorax_serve.ipc.types import (
     MergedAdapters,
     MergeStrategy,
 )
-from merge_cases import elect_and_average, peft_deltas, trim
+from merge_cases import elect_and_average, in_numpy, trim
 from oracles import prompts, reference_tokens
-from peft_adapters import adapter_ref, build_adapter, edit_tensors
+from peft_adapters import adapter_ref, build_adapter, edit_tensors, peft_deltas
 from tiny_models import build_tiny_model
 
 NUM_TOKENS = 32
@@ -98,7 +98,7 @@ def test_ties_says_what_a_model_with_the_dense_merge_says(
     parts: dict[str, PeftModel],
     method: MajoritySignMethod,
 ) -> None:
-    deltas = [peft_deltas(model) for model in parts.values()]
+    deltas = [in_numpy(peft_deltas(model)) for model in parts.values()]
     oracle = copy.deepcopy(base)
     for module in deltas[0] | deltas[1]:
         found = [

@@ -7,13 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_harness import (
-    FakeAdapters,
-    Harness,
-    expected_tokens,
-    pooling_request,
-    request,
-)
+from any_traffic import ENGINES, after_traffic, is_aborted, traffic
+from engine_harness import Harness, expected_tokens, pooling_request, request
 from fake_runner import hidden_state
 from lorax_serve.ipc.messages import PromptPooled, RequestFailed
 from lorax_serve.ipc.types import ErrorCode, Pooling
@@ -33,60 +28,17 @@ def vector_of(event: PromptPooled) -> np.ndarray:
     return np.frombuffer(event.vector, "<f4")
 
 
-REQUESTS = st.lists(
-    st.fixed_dictionaries(
-        {
-            "arrival": st.integers(0, 30),
-            "prompt": st.lists(st.integers(0, 3), min_size=1, max_size=24),
-            "num_new": st.integers(1, 20),
-            "pooling": st.sampled_from([None, *BOTH, *BOTH]),
-            "adapter": st.sampled_from([None, "a", "b", "c", "bad"]),
-            "abort_at": st.none() | st.integers(0, 60),
-        }
-    ),
-    min_size=1,
-    max_size=12,
-)
-
-
 @pytest.mark.parametrize("overlaps", [False, True], ids=["at once", "overlapped"])
 @settings(derandomize=True, max_examples=200, deadline=None)
-@given(
-    requests=REQUESTS,
-    num_blocks=st.integers(11, 40),
-    max_num_sequences=st.integers(1, 6),
-    max_batch_tokens=st.integers(6, 32),
-    prefix_cache=st.booleans(),
-    capacity=st.integers(1, 3),
-)
-def test_any_traffic_gives_each_request_its_solo_answer_and_one_end(  # type: ignore[no-untyped-def]
-    overlaps, requests, num_blocks, max_num_sequences, max_batch_tokens, prefix_cache, capacity
+@given(requests=traffic(pooling=st.sampled_from([None, *BOTH, *BOTH])), engine=ENGINES)
+def test_any_traffic_gives_each_request_its_solo_answer_and_one_end(
+    overlaps: bool, requests: list[dict[str, Any]], engine: dict[str, Any]
 ) -> None:
-    adapters = FakeAdapters(capacity=capacity, delay=3, broken=frozenset({"bad"}))
-    harness = Harness(
-        overlaps=overlaps,
-        num_blocks=num_blocks,
-        max_num_sequences=max_num_sequences,
-        max_batch_tokens=max_batch_tokens,
-        prefix_cache=prefix_cache,
-        adapters=adapters,
-    )
-    for now in range(61):
-        for name, each in enumerate(requests):
-            if each["arrival"] == now:
-                harness.generate(_message(str(name), each))
-            if each["abort_at"] == now and now > each["arrival"]:
-                harness.abort(str(name))
-        harness.step()
-        harness.scheduler.check_integrity()
-    harness.run_until_idle()
+    harness = after_traffic(requests, _message, overlaps=overlaps, **engine)
     sampled = [item.sequence for step in harness.runner.steps for item in step.sampling]
     assert all(sequence.pooled is None for sequence in sampled)
-    assert harness.allocator.num_used == 0
-    assert all(slot.num_pins == 0 for slot in adapters.resident.values())
     for name, each in enumerate(requests):
-        may_be_cut = each["abort_at"] is not None and each["abort_at"] > each["arrival"]
-        _check(harness, str(name), each, may_be_cut=may_be_cut)
+        _check(harness, str(name), each, may_be_cut=is_aborted(each))
 
 
 def _message(name: str, each: dict[str, Any]) -> Any:

@@ -5,13 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine_harness import BLOCK_SIZE, FakeAdapters, Harness, expected_tokens, request
+from engine_harness import BLOCK_SIZE, FakeAdapters, Harness, each_way, expected_tokens, request
 from lorax_serve.ipc.messages import Generate, RequestFailed, TokensGenerated
 from lorax_serve.ipc.types import RequestId
 
 PROMPT = list(range(42))
 NUM_TOKENS = 4
-OVERLAPS = pytest.mark.parametrize("overlaps", [False, True], ids=["at_once", "overlapped"])
 
 
 def branches(
@@ -31,7 +30,7 @@ def num_prompt_tokens_computed(harness: Harness, length: int) -> int:
     return sum(max(min(item.start + item.num_tokens, length) - item.start, 0) for item in items)
 
 
-@OVERLAPS
+@each_way
 @pytest.mark.parametrize("adapter", [None, "a"])
 def test_the_prompt_is_computed_once(overlaps: bool, adapter: str | None) -> None:
     """But for what does not fill a block: the last tokens, of which one must be computed anyway."""
@@ -47,7 +46,7 @@ def test_the_prompt_is_computed_once(overlaps: bool, adapter: str | None) -> Non
     harness.scheduler.check_integrity()
 
 
-@OVERLAPS
+@each_way
 def test_branches_hold_the_prompt_s_blocks_together(overlaps: bool) -> None:
     harness = Harness(overlaps=overlaps)
     for message in branches("r", 4):
@@ -61,7 +60,7 @@ def test_branches_hold_the_prompt_s_blocks_together(overlaps: bool) -> None:
     assert harness.allocator.num_used == 0
 
 
-@OVERLAPS
+@each_way
 def test_others_are_not_kept_waiting_with_the_followers(overlaps: bool) -> None:
     """A short request that comes later ends with the leader's last chunk, before any follower."""
     harness = Harness(overlaps=overlaps, max_num_sequences=3)
@@ -73,7 +72,7 @@ def test_others_are_not_kept_waiting_with_the_followers(overlaps: bool) -> None:
     assert set(order[:2]) == {"long0", "short"}
 
 
-@OVERLAPS
+@each_way
 def test_a_leader_that_is_aborted_leaves_its_followers_to_themselves(overlaps: bool) -> None:
     harness = Harness(overlaps=overlaps, max_batch_tokens=8)
     for message in branches("r", 3):
@@ -86,7 +85,7 @@ def test_a_leader_that_is_aborted_leaves_its_followers_to_themselves(overlaps: b
         assert harness.tokens(name) == expected_tokens(PROMPT, NUM_TOKENS)
 
 
-@OVERLAPS
+@each_way
 def test_a_broken_adapter_fails_every_branch(overlaps: bool) -> None:
     harness = Harness(overlaps=overlaps, adapters=FakeAdapters(broken=frozenset({"bad"})))
     for message in branches("r", 3, adapter="bad"):
@@ -98,7 +97,7 @@ def test_a_broken_adapter_fails_every_branch(overlaps: bool) -> None:
     harness.scheduler.check_integrity()
 
 
-@OVERLAPS
+@each_way
 def test_a_follower_that_is_aborted_while_it_is_held_is_gone(overlaps: bool) -> None:
     harness = Harness(overlaps=overlaps, max_batch_tokens=8)
     for message in branches("r", 3):
@@ -113,7 +112,7 @@ def test_a_follower_that_is_aborted_while_it_is_held_is_gone(overlaps: bool) -> 
     assert harness.tokens("r2") == expected_tokens(PROMPT, NUM_TOKENS)
 
 
-@OVERLAPS
+@each_way
 @pytest.mark.parametrize("leader", ["r0", "nobody"])
 def test_nobody_waits_for_one_that_is_not_there_or_has_begun(overlaps: bool, leader: str) -> None:
     harness = Harness(overlaps=overlaps)
@@ -212,7 +211,7 @@ def told(harness: Harness, name: str) -> list[float]:
     ]
 
 
-@OVERLAPS
+@each_way
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 42])
 def test_every_prompt_token_but_the_first_is_scored(overlaps: bool, length: int) -> None:
     harness = Harness(overlaps=overlaps, max_batch_tokens=8)
@@ -227,7 +226,7 @@ def test_every_prompt_token_but_the_first_is_scored(overlaps: bool, length: int)
     assert harness.tokens("r") == expected_tokens(PROMPT[:length], 4)
 
 
-@OVERLAPS
+@each_way
 def test_a_preempted_prompt_is_told_once(overlaps: bool) -> None:
     """The old one grows while the young one's prompt is computed, and takes its blocks."""
     harness = Harness(overlaps=overlaps, num_blocks=16, max_batch_tokens=5)
@@ -247,7 +246,7 @@ def test_a_preempted_prompt_is_told_once(overlaps: bool) -> None:
     assert harness.tokens("young") == expected_tokens(PROMPT, 4)
 
 
-@OVERLAPS
+@each_way
 def test_a_prompt_without_usable_probabilities_fails_its_request_alone(overlaps: bool) -> None:
     harness = Harness(overlaps=overlaps, max_batch_tokens=8)
     harness.runner.broken = frozenset({"bad"})

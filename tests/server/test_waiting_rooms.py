@@ -22,18 +22,11 @@ from lorax_serve.server.sources.hub import HubSource
 from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.room import Quota
 from lorax_serve.server.verdicts import TRUE_SECONDS, Verdicts
+from set_clock import Clock
 from wire import make_service
 
 NUM_PLACES, NUM_WAITING = 3, 6
 ALICE = "hf_of_alice"
-
-
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import pytest
+
 from fake_runner import HIDDEN_SIZE, VOCAB_SIZE, FakeRunner, next_token
 from lorax_serve.engine.block_allocator import BlockAllocator
 from lorax_serve.engine.core import EngineCore
@@ -35,6 +37,9 @@ from lorax_serve.ipc.types import (
 
 FRONTEND = b"frontend"
 BLOCK_SIZE = 4
+PROMPT = list(range(10))
+
+each_way = pytest.mark.parametrize("overlaps", [False, True], ids=["at_once", "overlapped"])
 
 
 class FakeLink:

@@ -19,11 +19,10 @@ from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import RequestError
 from lorax_serve.engine.lull import no_pause
 from lorax_serve.ipc.types import AdapterRef
-from peft_adapters import adapter_ref, lora_sites, tiny_llama
+from peft_adapters import adapter_ref
 from random_lora import pack
+from tiny_llama import SITES
 
-BASE = tiny_llama()
-SITES = lora_sites(BASE)
 NAMES = tuple("abcdefgh")
 PATIENCE_SECONDS = 30  # for a thread that should have answered long ago
 

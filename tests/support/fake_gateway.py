@@ -122,3 +122,8 @@ async def endless(request: web.Request) -> web.StreamResponse:
     await reply.prepare(request)
     while True:
         await reply.write(b" " * 2**16)
+
+
+ALICE, BOB = "alice-token-canary", "bob-token-canary"
+FOLDER = "uuid-1/run-1/artifacts/model/model_weights"
+ADAPTER_ID = "sql/2"

@@ -1,7 +1,7 @@
 """A hub on the loopback interface that speaks the hub's HTTP API, and can be made to fail.
 
 Large files are redirected to a second host, as the hub's are to its content delivery network.
-`huggingface_hub` itself is content with it; see test_hub.py.
+`huggingface_hub` itself is content with it; see server/sources/hub/test_adapters.py.
 """
 
 import asyncio

@@ -8,22 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 
 from lorax_serve.engine.adapters.weights import LoraMatrices, LoraWeights
 
 Delta = np.ndarray
-Deltas = Mapping[str, Delta]  # by module
 
 
-def peft_deltas(model: PeftModel, adapter: str = "default") -> dict[str, Delta]:
-    """What the adapter adds to each linear it targets, as PEFT computes it."""
-    return {
-        name.removeprefix("base_model.model."): layer.get_delta_weight(adapter).double().numpy()
-        for name, layer in model.named_modules()
-        if isinstance(layer, LoraLayer) and adapter in layer.lora_A
-    }
+def in_numpy(deltas: Mapping[str, torch.Tensor]) -> dict[str, Delta]:
+    return {module: delta.double().numpy() for module, delta in deltas.items()}
 
 
 def weights_deltas(weights: LoraWeights) -> dict[str, Delta]:

@@ -41,6 +41,12 @@ def check_reply(reply: dict[str, Any]) -> None:
     _check(reply, TYPES[reply["object"]])
 
 
+def fits(value: Any, expected: type[BaseModel]) -> None:
+    """The client constructs its types unchecked; this checks what it was sent."""
+    assert type(value) is expected
+    expected.model_validate(value.model_dump(by_alias=True))
+
+
 def check_events(body: bytes) -> int:
     """Every event of a stream but those that tell of an error. Gives the number checked."""
     *events, end = [line for line in body.split(b"\n\n") if line]

@@ -135,6 +135,7 @@ WRITERS: Mapping[str, Callable[[Path], Path]] = {
     "byte_fallback": write_byte_fallback,
     "metaspace": write_metaspace,
 }
+KINDS = tuple(WRITERS)
 
 
 def _byte_level(special: list[str], vocab_size: int) -> Tokenizer:

@@ -84,6 +84,12 @@ class Wire:
             steps[-1] = Tokens([ids[-1]], finish)
         self.engine.script = steps
 
+    def will_each_say(self, *texts: str) -> None:
+        """The first request says the first text, the second the second, and so on."""
+        for number, text in enumerate(texts, len(self.engine.requests)):
+            self.will_say(text)
+            self.engine.scripts[number] = self.engine.script
+
     @property
     def url(self) -> str:
         return str(self.client.make_url("")).rstrip("/")

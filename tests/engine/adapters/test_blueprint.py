@@ -5,25 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from bad_adapters import BAD_ADAPTERS, MAX_RANK, BadAdapter
 from lorax_serve.engine.adapters import format as format_module
 from lorax_serve.engine.adapters.blueprint import Blueprints
 from lorax_serve.engine.adapters.format import read_adapter
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.engine.errors import AdapterRejected
-from peft_adapters import (
-    BAD_ADAPTERS,
-    MAX_RANK,
-    BadAdapter,
-    adapter_ref,
-    build_adapter,
-    edit_config,
-    edit_tensors,
-    lora_sites,
-    tiny_llama,
-)
-
-BASE = tiny_llama()
-SITES = lora_sites(BASE)
+from peft_adapters import adapter_ref, build_adapter, edit_config, edit_tensors
+from tiny_llama import BASE, SITES
 
 
 def read(folder: Path, blueprints: Blueprints | None) -> LoraWeights:

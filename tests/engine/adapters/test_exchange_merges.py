@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from exchange_bench import PATIENCE_SECONDS
 from lorax_serve.engine.adapters import reader as reader_module
 from lorax_serve.engine.adapters.device_pool import AdapterSlot
 from lorax_serve.engine.adapters.exchange import AdapterExchange
@@ -15,11 +16,8 @@ from lorax_serve.engine.adapters.merge import read_merged
 from lorax_serve.engine.adapters.slab_memory import TorchSlabs
 from lorax_serve.engine.adapters.weights import LoraWeights
 from lorax_serve.ipc.types import AnyAdapterRef, MergedAdapters, MergeStrategy
-from peft_adapters import adapter_ref, build_adapter, lora_sites, tiny_llama
-
-BASE = tiny_llama(num_hidden_layers=1)
-SITES = lora_sites(BASE)
-PATIENCE_SECONDS = 30  # for a thread that should have answered long ago
+from merged_folders import BASE, SITES
+from peft_adapters import adapter_ref, build_adapter
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from exchange_bench import NAMES, PATIENCE_SECONDS, SITES
+from exchange_bench import NAMES, PATIENCE_SECONDS
 from lorax_serve.engine.adapters import files as files_module
 from lorax_serve.engine.adapters.eviction import UseHistory
 from lorax_serve.engine.adapters.file_watch import FileWatch
@@ -24,6 +24,7 @@ from lorax_serve.engine.adapters.reader import AdapterReader
 from lorax_serve.engine.lull import no_pause
 from lorax_serve.ipc.types import AnyAdapterRef, ErrorCode, MergedAdapters, MergeStrategy
 from peft_adapters import WEIGHTS_NAME, adapter_ref
+from tiny_llama import SITES
 
 
 class HangingDisk:

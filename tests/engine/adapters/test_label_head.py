@@ -14,14 +14,13 @@ from lorax_serve.engine.errors import AdapterRejected
 from lorax_serve.ipc.adapter_check import AdapterCheck
 from lorax_serve.ipc.config import EngineConfig
 from lorax_serve.ipc.types import ErrorCode, HeadKind, MergedAdapters, MergeStrategy
-from peft_adapters import adapter_ref, edit_config, edit_tensors, lora_sites, tiny_llama
+from peft_adapters import adapter_ref, edit_config, edit_tensors
 from peft_heads import build_head_adapter
 from random_lora import pack
+from tiny_llama import BASE, SITES
 
 Tensors = dict[str, torch.Tensor]
 
-BASE = tiny_llama()
-SITES = lora_sites(BASE)
 WEIGHT, BIAS = "base_model.model.score.weight", "base_model.model.score.bias"
 
 

@@ -1,9 +1,8 @@
 """The published lorax-client, as it is, against our native routes."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from lorax import AsyncClient, Client
@@ -20,6 +19,7 @@ from lorax.types import MergedAdapters as LoraxMerge
 from requests import PreparedRequest, Session
 
 from fake_engine import Tokens
+from lorax_calls import call
 from lorax_serve.ipc.types import (
     ErrorCode,
     FinishReason,
@@ -32,18 +32,6 @@ from lorax_serve.server.service import Limits
 from wire import Wire, running
 
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
-
-T = TypeVar("T")
-
-
-async def call(wire: Wire, use: Callable[[Client], T]) -> T:
-    """The client blocks, so it gets a thread."""
-    client = Client(wire.url)
-    try:
-        return await asyncio.to_thread(use, client)
-    finally:
-        if client.session is not None:
-            client.session.close()
 
 
 async def test_generate(wire: Wire) -> None:

@@ -23,18 +23,11 @@ from lorax_serve.server.sources.retries import Retries
 from lorax_serve.server.store.adapter_store import AdapterStore
 from lorax_serve.server.store.room import Quota
 from lorax_serve.server.verdicts import TRUE_SECONDS, Verdicts
+from set_clock import Clock
 from wire import ADAPTERS, MODEL_ID, make_service
 
 ALICE, BOB, KEY = "hf_of_alice", "hf_of_bob", "admin-key"
 OTHER = WEIGHTS[::-1]
-
-
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass

@@ -1,57 +1,13 @@
 """LoRAX's routes against the types its published client parses replies with."""
 
-import json
-from typing import Any
-
 import pytest
-from aiohttp import ClientResponse
 from lorax.types import Request as LoraxRequest
 from lorax.types import Response as LoraxResponse
-from lorax.types import StreamResponse
 
 from fake_engine import Tokens
-from lorax_serve.ipc.types import FinishReason, MergedAdapters
+from lorax_serve.ipc.types import FinishReason
+from native_replies import ask, stream
 from wire import Wire
-
-HEADERS = (
-    "x-compute-type",
-    "x-compute-time",
-    "x-compute-characters",
-    "x-total-time",
-    "x-prompt-tokens",
-    "x-generated-tokens",
-    "x-skipped-tokens",
-    "x-total-tokens",
-    "x-validation-time",
-    "x-queue-time",
-    "x-inference-time",
-    "x-time-per-token",
-    "x-time-to-first-token",
-    "x-time-per-output-token",
-    "x-model-id",
-)
-
-
-async def ask(wire: Wire, path: str = "/generate", **parameters: object) -> Any:
-    """The JSON of one reply."""
-    reply = await wire.client.post(path, json={"inputs": "hi", "parameters": parameters})
-    assert reply.status == 200, await reply.text()
-    return await reply.json()
-
-
-async def events(reply: ClientResponse) -> list[Any]:
-    """Each event of a stream, which must be one `data:` line and an empty one."""
-    assert reply.status == 200
-    assert reply.headers["Content-Type"] == "text/event-stream; charset=utf-8"
-    *blocks, rest = (await reply.text()).split("\n\n")
-    assert rest == ""
-    assert all(block.startswith("data: ") and "\n" not in block for block in blocks)
-    return [json.loads(block.removeprefix("data: ")) for block in blocks]
-
-
-async def stream(wire: Wire, **parameters: object) -> list[Any]:
-    body = {"inputs": "hi", "parameters": parameters}
-    return await events(await wire.client.post("/generate_stream", json=body))
 
 
 async def test_generate_answers_one_object(wire: Wire) -> None:
@@ -149,34 +105,6 @@ async def test_return_full_text_prepends_the_prompt(wire: Wire) -> None:
     assert (await stream(wire, return_full_text=True))[-1]["generated_text"] == "hi there"
 
 
-async def test_stream_gives_one_event_for_each_token(wire: Wire) -> None:
-    wire.will_say("Hellö")
-    shown = await stream(wire)
-    for event in shown:
-        StreamResponse.model_validate(event)
-    assert [event["token"]["text"] for event in shown] == [*"Hell", "", "ö", "<|im_end|>"]
-    assert [event["generated_text"] for event in shown] == [None] * 6 + ["Hellö"]
-    assert all(event["details"] is None for event in shown)
-
-
-async def test_stream_splits_a_step_of_several_tokens(wire: Wire) -> None:
-    wire.engine.script = [Tokens([*wire.spell("abc"), wire.eos], FinishReason.EOS)]
-    shown = await stream(wire)
-    assert [event["token"]["text"] for event in shown] == ["a", "b", "c", "<|im_end|>"]
-    assert [event["generated_text"] for event in shown] == [None, None, None, "abc"]
-
-
-async def test_stream_details_come_with_the_last_event(wire: Wire) -> None:
-    wire.will_say("ok")
-    *_, last = await stream(wire, details=True, do_sample=True, seed=7)
-    assert last["details"] == {
-        "finish_reason": "eos_token",
-        "prompt_tokens": 2,
-        "generated_tokens": 3,
-        "seed": 7,
-    }
-
-
 @pytest.mark.parametrize("seed", [7, 2**63, 2**64 - 1])
 async def test_a_seed_is_shown_as_it_was_given(wire: Wire, seed: int) -> None:
     wire.will_say("ok")
@@ -201,34 +129,6 @@ async def test_a_token_for_hubs_is_accepted_and_goes_nowhere(wire: Wire) -> None
     assert "secret-token" not in repr((wire.engine.requests, wire.logs))
 
 
-async def test_apply_chat_template_is_ignored_as_in_lorax_and_says_so(wire: Wire) -> None:
-    wire.will_say("ok")
-    body = {"inputs": "hi", "parameters": {"apply_chat_template": True}}
-    reply = await wire.client.post("/generate", json=body)
-    assert await reply.json() == {"generated_text": "ok"}
-    assert reply.headers["x-ignored-params"] == "parameters.apply_chat_template"
-
-
-async def test_stream_texts_of_plain_tokens_join_to_the_text(wire: Wire) -> None:
-    """An unfinished character at the end is shown as U+FFFD, never lost."""
-    wire.engine.script = [Tokens([*wire.spell("wör")[:2]], FinishReason.LENGTH)]
-    shown = await stream(wire, stop=["\ufffd\ufffd"])
-    joined = "".join(e["token"]["text"] for e in shown if not e["token"]["special"])
-    assert joined == shown[-1]["generated_text"] == "w\ufffd"
-
-
-async def test_root_streams_when_asked(wire: Wire) -> None:
-    wire.will_say("ok")
-    reply = await wire.client.post("/", json={"inputs": "hi", "stream": True})
-    assert [event["token"]["text"] for event in await events(reply)] == ["o", "k", "<|im_end|>"]
-
-
-async def test_generate_does_not_read_stream(wire: Wire) -> None:
-    wire.will_say("ok")
-    reply = await wire.client.post("/generate", json={"inputs": "hi", "stream": True})
-    assert await reply.json() == {"generated_text": "ok"}
-
-
 async def test_the_clients_null_filled_body_is_accepted(wire: Wire) -> None:
     wire.will_say("ok")
     body = LoraxRequest(inputs="hi", parameters={}).model_dump(by_alias=True)
@@ -244,46 +144,6 @@ async def test_base_model_by_default(wire: Wire, parameters: object) -> None:
     assert wire.engine.requests[0].adapter is None
 
 
-async def test_adapter_is_resolved_and_named_in_the_headers(wire: Wire) -> None:
-    wire.will_say("ok")
-    parameters = {"adapter_id": "ünï çode", "adapter_source": "LOCAL"}
-    reply = await wire.client.post("/generate", json={"inputs": "hi", "parameters": parameters})
-    adapter = wire.engine.requests[0].adapter
-    assert adapter is not None
-    assert adapter.name == "ünï çode"
-    assert reply.headers["x-adapter-id"] == "%C3%BCn%C3%AF %C3%A7ode"
-    assert reply.headers["x-adapter-source"] == "local"
-
-
-async def test_merged_adapters_are_named_in_the_headers(wire: Wire) -> None:
-    wire.will_say("ok")
-    parameters = {"merged_adapters": {"ids": ["ünï çode", "team/ops"], "weights": [2, -1]}}
-    reply = await wire.client.post("/generate", json={"inputs": "hi", "parameters": parameters})
-    assert reply.status == 200
-    adapter = wire.engine.requests[0].adapter
-    assert isinstance(adapter, MergedAdapters)
-    assert adapter.weights == (2, -1)
-    assert reply.headers["x-adapter-id"] == "%C3%BCn%C3%AF %C3%A7ode,team/ops"
-    assert reply.headers["x-adapter-source"] == "local"
-
-
-async def test_reply_headers(wire: Wire) -> None:
-    wire.will_say("ok")
-    reply = await wire.client.post("/generate", json={"inputs": "hi", "extra": 1})
-    assert [name for name in HEADERS if name not in reply.headers] == []
-    for name in HEADERS:
-        if name.endswith(("-time", "tokens")) or "-time-" in name:
-            assert reply.headers[name].isdigit(), name
-    assert reply.headers["x-prompt-tokens"] == "2"
-    assert reply.headers["x-generated-tokens"] == "3"
-    assert reply.headers["x-total-tokens"] == "5"
-    assert reply.headers["x-queue-time"] == "2"
-    assert reply.headers["x-compute-characters"] == "2"
-    assert reply.headers["x-model-id"] == "tiny/base-model"
-    assert reply.headers["x-ignored-params"] == "extra"
-    assert "x-adapter-id" not in reply.headers
-
-
 async def test_logprobs_are_asked_for_only_when_tokens_are_listed(wire: Wire) -> None:
     wire.will_say("ok")
     await ask(wire)
@@ -292,16 +152,3 @@ async def test_logprobs_are_asked_for_only_when_tokens_are_listed(wire: Wire) ->
     await stream(wire)
     asked = [request.sampling.num_logprobs for request in wire.engine.requests]
     assert asked == [None, 0, 3, 0]
-
-
-async def test_grammar_warnings_reach_the_client(wire: Wire) -> None:
-    wire.will_say("{}")
-    schema = {"type": "string", "format": "surely-unknown"}
-    body = {
-        "inputs": "hi",
-        "parameters": {"response_format": {"type": "json_object", "schema": schema}},
-    }
-    reply = await wire.client.post("/generate", json=body)
-    assert reply.status == 200, await reply.text()
-    assert "format" in reply.headers["x-grammar-warnings"]
-    assert wire.engine.requests[0].grammar is not None

@@ -1,34 +1,17 @@
 """The published openai package, as it is, against our /v1 routes; every reply fits its types."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
 import pytest
-import pytest_asyncio
-from openai import AsyncOpenAI
-from openai.types import Completion, Model
+from openai.types import Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
-from pydantic import BaseModel
 
+from client_replies import MESSAGES
 from fake_engine import Tokens
-from lorax_serve.ipc.types import ErrorCode, FinishReason
-from lorax_serve.server.errors import EngineLost, ServeError
+from lorax_serve.ipc.types import FinishReason
+from openai_types import fits
 from wire import ADAPTERS, MODEL_ID, Wire
-
-MESSAGES: Any = [{"role": "user", "content": "hi"}]
-
-
-@pytest_asyncio.fixture
-async def client(wire: Wire) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{wire.url}/v1", api_key="EMPTY", max_retries=0) as made:
-        yield made
-
-
-def fits(value: Any, expected: type[BaseModel]) -> None:
-    """The client constructs its types unchecked; this checks what it was sent."""
-    assert type(value) is expected
-    expected.model_validate(value.model_dump(by_alias=True))
 
 
 async def test_chat(wire: Wire, client: Any) -> None:
@@ -51,18 +34,6 @@ async def test_chat(wire: Wire, client: Any) -> None:
     assert prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
 
-async def test_min_tokens(wire: Wire, client: Any) -> None:
-    """No stop string is looked for in them; the engine is told of the rest."""
-    wire.will_say("STOP STOP")
-    asked = {"stop": ["STOP"], "extra_body": {"min_tokens": 4}}
-    reply = await client.completions.create(model="", prompt="x", max_tokens=20, **asked)
-    assert reply.choices[0].text == "STOP "
-    assert reply.choices[0].stop_reason == "STOP"
-    assert wire.engine.requests[0].stop.min_new_tokens == 4
-    with pytest.raises(openai.BadRequestError, match="`min_tokens` is more than `max_tokens`"):
-        await client.completions.create(model="", prompt="x", max_tokens=3, **asked)
-
-
 @pytest.mark.parametrize("path", ["chat", "completions"])
 async def test_only_the_end_of_a_long_prompt(wire: Wire, client: Any, path: str) -> None:
     def ask(**body: object) -> Any:
@@ -79,40 +50,6 @@ async def test_only_the_end_of_a_long_prompt(wire: Wire, client: Any, path: str)
     with pytest.raises(openai.BadRequestError) as caught:
         await ask(truncate_prompt_tokens=256)
     assert (caught.value.param, caught.value.code) == ("truncate_prompt_tokens", "invalid_request")
-
-
-async def test_logprobs_that_name_tokens_by_their_ids(wire: Wire, client: Any) -> None:
-    """In chats the bytes still say what they spell."""
-    wire.will_say("ö")
-    extra = {"extra_body": {"return_tokens_as_token_ids": True, "return_token_ids": True}}
-    reply = await client.chat.completions.create(
-        model="", messages=MESSAGES, logprobs=True, top_logprobs=2, **extra
-    )
-    (choice,) = reply.choices
-    content = choice.logprobs.content
-    names = [f"token_id:{i}" for i in choice.token_ids[:-1]]  # the last one ended the answer
-    assert [each.token for each in content] == names
-    assert all(top.token.startswith("token_id:") for each in content for top in each.top_logprobs)
-    assert b"".join(bytes(each.bytes) for each in content).decode() == "ö"
-    reply = await client.completions.create(model="", prompt="x", logprobs=2, echo=True, **extra)
-    (choice,) = reply.choices
-    ids = [*choice.prompt_token_ids, *choice.token_ids[:-1]]
-    assert choice.logprobs.tokens == [f"token_id:{i}" for i in ids]
-    tops = choice.logprobs.top_logprobs[1:]
-    assert all(f"token_id:{i}" in top for i, top in zip(ids[1:], tops, strict=True))
-    assert all(name.startswith("token_id:") for top in tops for name in top)
-
-
-async def test_chat_logprobs(wire: Wire, client: Any) -> None:
-    wire.will_say("ö")
-    reply = await client.chat.completions.create(
-        model="", messages=MESSAGES, logprobs=True, top_logprobs=2
-    )
-    fits(reply, ChatCompletion)
-    content = reply.choices[0].logprobs.content
-    assert b"".join(bytes(token.bytes) for token in content).decode() == "ö"
-    assert [len(token.top_logprobs) for token in content] == [2, 2]
-    assert content[0].top_logprobs[0].token == "<|endoftext|>"
 
 
 async def test_chat_stream_order(wire: Wire, client: Any) -> None:
@@ -213,48 +150,6 @@ async def test_length(wire: Wire, client: Any) -> None:
     assert reply.choices[0].stop_reason is None
 
 
-async def test_completion(wire: Wire, client: Any) -> None:
-    wire.will_say("Hello")
-    reply = await client.completions.create(model=MODEL_ID, prompt="hi", logprobs=1, max_tokens=9)
-    fits(reply, Completion)
-    assert reply.id.startswith("cmpl-")
-    assert reply.choices[0].text == "Hello"
-    logprobs = reply.choices[0].logprobs
-    assert logprobs.tokens == [*"Hello"]
-    assert logprobs.text_offset == [0, 1, 2, 3, 4]
-    assert logprobs.token_logprobs == [-0.5] * 5
-    assert logprobs.top_logprobs[0] == {"H": -0.5, "<|endoftext|>": -1.0}
-    assert wire.engine.requests[0].adapter is None
-
-
-async def test_completion_of_token_ids(wire: Wire, client: Any) -> None:
-    wire.will_say("x")
-    await client.completions.create(model="", prompt=[5, 6, 7])
-    await client.completions.create(model="", prompt=[[5, 6]])
-    await client.completions.create(model="", prompt=["hi"])
-    prompts = [request.prompt_token_ids for request in wire.engine.requests]
-    assert prompts == [[5, 6, 7], [5, 6], wire.tokenizer.encode("hi", add_special_tokens=True)]
-
-
-async def test_completion_stream(wire: Wire, client: Any) -> None:
-    wire.will_say("Hi ö")
-    chunks = [
-        chunk
-        async for chunk in await client.completions.create(
-            model="", prompt="hi", stream=True, logprobs=0, stream_options={"include_usage": True}
-        )
-    ]
-    *texts, finish, usage = chunks
-    assert [chunk.choices[0].text for chunk in texts] == ["H", "i", " ", "", "ö"]
-    assert [chunk.choices[0].finish_reason for chunk in texts] == [None] * 5
-    offsets = [chunk.choices[0].logprobs.text_offset for chunk in texts]
-    assert offsets == [[0], [1], [2], [3], [3]]
-    assert (finish.choices[0].text, finish.choices[0].finish_reason) == ("", "stop")
-    fits(finish, Completion)
-    fits(usage, Completion)
-    assert usage.usage.completion_tokens == 6
-
-
 async def test_models(client: Any) -> None:
     models = (await client.models.list()).data
     for model in models:
@@ -269,70 +164,3 @@ async def test_model_ids_with_slashes_and_letters(client: Any, model_id: str) ->
     model = await client.models.retrieve(model_id)
     assert model.id == model_id
     assert "/" not in model.root.removeprefix("local:").replace(model_id, "")
-
-
-async def test_unknown_model_is_not_found(client: Any) -> None:
-    with pytest.raises(openai.NotFoundError) as caught:
-        await client.models.retrieve("no/such/model")
-    assert caught.value.code == "model_not_found"
-    with pytest.raises(openai.NotFoundError):
-        await client.chat.completions.create(model="nobody", messages=MESSAGES)
-
-
-async def test_context_length_has_the_code_clients_match(client: Any) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        await client.chat.completions.create(model="", messages=MESSAGES, max_tokens=1000)
-    assert caught.value.code == "context_length_exceeded"
-    with pytest.raises(openai.BadRequestError) as caught:
-        await client.completions.create(model="", prompt="long " * 300)
-    assert caught.value.code == "context_length_exceeded"
-
-
-@pytest.mark.parametrize(
-    ("code", "raised"),
-    [
-        (ErrorCode.ADAPTER_INCOMPATIBLE, openai.UnprocessableEntityError),
-        (ErrorCode.QUEUE_FULL, openai.RateLimitError),
-        (ErrorCode.SERVER_SHUTDOWN, openai.InternalServerError),
-        (ErrorCode.GENERATION_ERROR, openai.InternalServerError),
-    ],
-)
-async def test_engine_failures(
-    wire: Wire, client: Any, code: ErrorCode, raised: type[openai.APIStatusError]
-) -> None:
-    """Before the first byte a failure has a status of its own, in streams too."""
-    wire.engine.script = [ServeError(code, "It failed.")]
-    for stream in (False, True):
-        with pytest.raises(raised) as caught:
-            await client.chat.completions.create(model="", messages=MESSAGES, stream=stream)
-        assert caught.value.code == code.value
-        assert "It failed." in caught.value.message
-
-
-async def test_a_stream_that_breaks_raises(wire: Wire, client: Any) -> None:
-    wire.engine.script = [Tokens(wire.spell("He")), EngineLost()]
-    seen = []
-    with pytest.raises(openai.APIError) as caught:
-        stream = await client.chat.completions.create(model="", messages=MESSAGES, stream=True)
-        async for chunk in stream:
-            seen.append(chunk.choices[0].delta.content)
-    assert seen == ["", "He"]
-    assert caught.value.code == "engine_lost"
-
-
-async def test_request_id_is_shown(wire: Wire, client: Any) -> None:
-    wire.will_say("x")
-    reply = await client.completions.create(
-        model="", prompt="x", extra_headers={"x-request-id": "my-own"}
-    )
-    assert reply._request_id == "my-own"
-
-
-async def test_sampling_defaults(wire: Wire, client: Any) -> None:
-    """An absent temperature samples at 1; zero is greedy."""
-    wire.will_say("x")
-    await client.completions.create(model="", prompt="x")
-    await client.completions.create(model="", prompt="x", temperature=0)
-    temperatures = [request.sampling.temperature for request in wire.engine.requests]
-    assert temperatures == [1.0, 0.0]
-    assert wire.engine.requests[0].sampling.seed != wire.engine.requests[1].sampling.seed

@@ -28,12 +28,6 @@ async def wire(files: Path) -> AsyncIterator[Wire]:
         yield served
 
 
-@pytest.fixture
-async def client(wire: Wire) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{wire.url}/v1", api_key="none", max_retries=0) as made:
-        yield made
-
-
 async def ask(client: AsyncOpenAI, **fields: Any) -> Any:
     asked: dict[str, Any] = {"model": "", "messages": [{"role": "user", "content": "?"}]}
     return await client.chat.completions.create(**asked, **fields)

@@ -11,11 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lorax_serve.server.store.names import (
-    MAX_NAMES_PER_ENTRY,
-    MAX_REVISIONS_PER_ENTRY,
-    KnownNames,
-)
+from lorax_serve.server.store.names import MAX_NAMES_PER_ENTRY, MAX_REVISIONS_PER_ENTRY, KnownNames
+from set_clock import Clock
 from store_cases import remote
 
 DIGESTS = [letter * 64 for letter in "abc"]
@@ -65,19 +62,12 @@ async def test_revisions_of_the_same_bytes_do_not_pile_up(tmp_path: Path) -> Non
     assert not names._digests
 
 
-class Clock:
-    now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 HOUR = 3600
 ONE = remote("a", b"")
 
 
 async def test_only_the_sources_word_renews_a_name_and_the_disk_keeps_when(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = Clock(1_700_000_000.0)
 
     def known(names: KnownNames) -> bool:
         return names.last_meaning("hub", "a", within=24 * HOUR) == ONE
@@ -102,7 +92,7 @@ async def test_only_the_sources_word_renews_a_name_and_the_disk_keeps_when(tmp_p
 
 
 async def test_a_name_that_stays_the_same_is_written_once_an_hour(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = Clock(1_700_000_000.0)
     names = KnownNames(tmp_path, DIGESTS, clock)
     written = []
     for _ in range(180):
@@ -116,7 +106,7 @@ async def test_a_name_that_stays_the_same_is_written_once_an_hour(tmp_path: Path
 
 
 async def test_a_file_without_a_time_is_of_unknown_age(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = Clock(1_700_000_000.0)
     names = KnownNames(tmp_path, DIGESTS, clock)
     names.remember("a", ONE, DIGESTS[0])
     await names.save()

@@ -1,35 +1,16 @@
 import re
-from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorax_serve.server.text.detokenizer import IncrementalDetokenizer
 from lorax_serve.server.text.tokenizer import Tokenizer
-from oracle_tokenizer import load_oracle
-from tiny_tokenizers import WRITERS
+from tiny_tokenizers import KINDS
 
-KINDS = tuple(WRITERS)
 EXACT = ("byte_level", "framed_byte_level", "metaspace")  # like tokenizers for any ids at all
 IDS = st.lists(st.integers(min_value=0, max_value=400), max_size=24)
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=300)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {kind: write(tmp_path_factory.mktemp(kind)) for kind, write in WRITERS.items()}
-
-
-@pytest.fixture(scope="module")
-def ours(folders: dict[str, Path]) -> dict[str, Tokenizer]:
-    return {kind: Tokenizer.from_folder(folder) for kind, folder in folders.items()}
-
-
-@pytest.fixture(scope="module")
-def theirs(folders: dict[str, Path]) -> dict[str, Any]:
-    return {kind: load_oracle(folder) for kind, folder in folders.items()}
 
 
 def stream(tokenizer: Tokenizer, ids: list[int], *, skip: bool, prompt: list[int]) -> list[str]:

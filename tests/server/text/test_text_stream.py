@@ -1,21 +1,11 @@
-from pathlib import Path
-
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorax_serve.server.text.text_stream import TextDelta, TextStream
 from lorax_serve.server.text.tokenizer import Tokenizer
-from tiny_tokenizers import WRITERS
+from tiny_tokenizers import KINDS
 
-KINDS = tuple(WRITERS)
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=200)
-
-
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
-    folders: dict[str, Path] = {k: w(tmp_path_factory.mktemp(k)) for k, w in WRITERS.items()}
-    return {kind: Tokenizer.from_folder(folder) for kind, folder in folders.items()}
 
 
 @given(
@@ -26,12 +16,12 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
 )
 @PROPERTY
 def test_the_text_is_cut_where_the_whole_text_first_holds_a_stop_string(
-    tokenizers: dict[str, Tokenizer], kind: str, ids: list[int], stop: list[str], keep: bool
+    ours: dict[str, Tokenizer], kind: str, ids: list[int], stop: list[str], keep: bool
 ) -> None:
-    stream = TextStream(tokenizers[kind], stop, keep_stop_string=keep)
+    stream = TextStream(ours[kind], stop, keep_stop_string=keep)
     deltas = [stream.push(token_id) for token_id in ids]
     sent = "".join([*(delta.text for delta in deltas), stream.finish()])
-    whole = tokenizers[kind].decode(ids, skip_special_tokens=True)
+    whole = ours[kind].decode(ids, skip_special_tokens=True)
     ends = [(whole.index(s) + len(s), -len(s), s) for s in stop if s in whole]
     if ends:
         end, negative_length, matched = min(ends)
@@ -48,22 +38,22 @@ def test_the_text_is_cut_where_the_whole_text_first_holds_a_stop_string(
 )
 @PROPERTY
 def test_the_first_tokens_are_not_looked_at_for_stop_strings(
-    tokenizers: dict[str, Tokenizer], kind: str, ids: list[int], min_tokens: int
+    ours: dict[str, Tokenizer], kind: str, ids: list[int], min_tokens: int
 ) -> None:
     stop = ["e", " s"]
-    stream = TextStream(tokenizers[kind], stop, keep_stop_string=False, min_tokens=min_tokens)
+    stream = TextStream(ours[kind], stop, keep_stop_string=False, min_tokens=min_tokens)
     first = [stream.push(token_id) for token_id in ids[:min_tokens]]
     assert all(delta.stopped is None for delta in first)
     start = "".join(delta.text for delta in first)
     rest = "".join([*(stream.push(i).text for i in ids[min_tokens:]), stream.finish()])
-    after = tokenizers[kind].decode(ids, skip_special_tokens=True).removeprefix(start)
+    after = ours[kind].decode(ids, skip_special_tokens=True).removeprefix(start)
     assert rest == after[: min(after.index(s) if s in after else len(after) for s in stop)]
 
 
 def test_openai_cuts_the_stop_string_off_and_holds_back_for_it(
-    tokenizers: dict[str, Tokenizer],
+    ours: dict[str, Tokenizer],
 ) -> None:
-    level = tokenizers["byte_level"]
+    level = ours["byte_level"]
     stream = TextStream(level, ["123"], keep_stop_string=False)
     one, two, three = level.encode("123", add_special_tokens=False)
     assert stream.push(one) == TextDelta("")
@@ -76,25 +66,25 @@ def test_openai_cuts_the_stop_string_off_and_holds_back_for_it(
 
 
 def test_native_keeps_the_stop_string_and_nothing_behind_it(
-    tokenizers: dict[str, Tokenizer],
+    ours: dict[str, Tokenizer],
 ) -> None:
-    level = tokenizers["byte_level"]
+    level = ours["byte_level"]
     (the,) = level.encode(" the", add_special_tokens=False)
     stream = TextStream(level, ["th"], keep_stop_string=True)
     assert stream.push(the) == TextDelta(" th", "th")
     assert (stream.finish(), stream.text) == ("", " th")
 
 
-def test_what_was_held_back_comes_with_the_end(tokenizers: dict[str, Tokenizer]) -> None:
-    level = tokenizers["byte_level"]
+def test_what_was_held_back_comes_with_the_end(ours: dict[str, Tokenizer]) -> None:
+    level = ours["byte_level"]
     stream = TextStream(level, ["12"], keep_stop_string=False)
     (one,) = level.encode("1", add_special_tokens=False)
     assert stream.push(one).text == ""
     assert (stream.finish(), stream.text) == ("1", "1")
 
 
-def test_a_generation_continues_its_prompt(tokenizers: dict[str, Tokenizer]) -> None:
-    fallback = tokenizers["byte_fallback"]
+def test_a_generation_continues_its_prompt(ours: dict[str, Tokenizer]) -> None:
+    fallback = ours["byte_fallback"]
     prompt = fallback.encode("sea", add_special_tokens=True)
     stream = TextStream(fallback, [], keep_stop_string=False, prompt_ids=prompt)
     for token_id in fallback.encode("shells", add_special_tokens=False):
@@ -103,8 +93,8 @@ def test_a_generation_continues_its_prompt(tokenizers: dict[str, Tokenizer]) -> 
     assert stream.text == " shells"
 
 
-def test_special_tokens_can_be_shown_and_stopped_at(tokenizers: dict[str, Tokenizer]) -> None:
-    level = tokenizers["byte_level"]
+def test_special_tokens_can_be_shown_and_stopped_at(ours: dict[str, Tokenizer]) -> None:
+    level = ours["byte_level"]
     (end,) = level.encode("<|im_end|>", add_special_tokens=False)
     hidden = TextStream(level, ["<|im_end|>"], keep_stop_string=True)
     shown = TextStream(level, ["<|im_end|>"], keep_stop_string=True, skip_special_tokens=False)
