@@ -8,15 +8,9 @@ import pytest
 
 from exchange_bench import NAMES, PATIENCE_SECONDS, Bench, adapter_bytes, assert_holds
 from lorax_serve.engine.adapters.device_pool import AdapterSlot
-from lorax_serve.engine.adapters.format import read_adapter
 from lorax_serve.ipc.types import AdapterRef
-from peft_adapters import adapter_ref, lora_sites, tiny_llama
-
-SITES = lora_sites(tiny_llama())
-
-
-def digest_of(folder: Path) -> str:
-    return read_adapter(adapter_ref(folder), SITES, max_rank=64).digest
+from peft_adapters import adapter_ref
+from read_adapters import digest_of
 
 
 @pytest.mark.parametrize("bound", [None, 2])
