@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 _LAYER = re.compile(r"\.\d+\.")
+_MOST_SHOWN = 5
 
 
 def grouped(reasons: Iterable[str]) -> list[str]:
@@ -18,8 +19,8 @@ def grouped(reasons: Iterable[str]) -> list[str]:
 
 
 def joined(reasons: Sequence[str], *, max_bytes: int) -> str:
-    """As many as have room, in order but one at least, and how many more there are."""
-    most = min(len(reasons), max_bytes // len("; ") + 1)
+    """As many as have room, up to five in order but one at least, and how many more there are."""
+    most = min(len(reasons), _MOST_SHOWN)
     forms = (_begun(reasons, number) for number in range(most, 0, -1))
     return next(filter(lambda form: _num_bytes(form) <= max_bytes, forms), _begun(reasons, 1))
 

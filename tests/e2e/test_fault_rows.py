@@ -141,13 +141,15 @@ def test_fault_17_what_does_not_fit_is_said_and_not_fetched_again(site: Site, ki
 
 def test_fault_17_at_most_five_offenders_are_listed_row_17(site: Site) -> None:
     def more(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        unknown = {f"unknown.{number}.weight": torch.zeros(2) for number in range(9)}
+        unknown = {f"unknown.{letter}.weight": torch.zeros(2) for letter in "abcdefghi"}
         return tensors | unknown
 
     code = BY_NAME["dora"].code
     error = site.error(site.spoiled(BadAdapter("nine", lambda f: edit_tensors(f, more), code, "")))
     assert error["code"] == code.value
-    assert error["message"].count("unknown.") == 5
+    num_shown = error["message"].count("unknown.")
+    assert 3 <= num_shown <= 5
+    assert error["message"].endswith(f"; and {9 - num_shown} more.")
 
 
 def test_fault_23_a_full_disk_under_the_log_changes_no_answer_row_23(site: Site) -> None:

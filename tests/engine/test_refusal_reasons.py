@@ -24,7 +24,7 @@ def test_layers_are_counted() -> None:
 def test_reasons_are_whole_and_all_are_counted(reasons: list[str], max_bytes: int) -> None:
     text = joined(reasons, max_bytes=max_bytes)
     forms = []
-    for number in range(1, len(reasons) + 1):
+    for number in range(1, min(len(reasons), 5) + 1):
         num_more = len(reasons) - number
         more = f"; and {num_more} more" if num_more else ""
         forms.append("; ".join(reasons[:number]) + more)
