@@ -37,7 +37,7 @@ class RequestError(EngineError):
 
 
 class AdapterRejected(RequestError):
-    """The adapter is refused by name, with as many reasons as an error has room for."""
+    """The adapter is refused by name, with up to five reasons, fewer where there is no room."""
 
     def __init__(self, name: str, code: ErrorCode, reasons: Sequence[str]) -> None:
         begin = f"Adapter {name!r} cannot be used: "

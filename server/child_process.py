@@ -86,7 +86,7 @@ class ChildProcess:
             self._stdin.write(line + b"\n")
 
     async def wait(self) -> str:
-        """Wait until the process has ended; how it did, in words that follow "the engine"."""
+        """Wait until the process has ended; how it did, in words that follow its name."""
         return describe_exit(await asyncio.shield(self._ended))
 
     async def stop(self, insisted: asyncio.Event) -> None:

@@ -163,10 +163,9 @@ class DevicePlaces:
             self._pool.evict(leaving)
         return True
 
-    def _has_filled_all(self, tenant: str | None) -> bool:
-        if tenant is None or self._max_slots_per_tenant is None:
-            return False
-        return self._pool.num_of(tenant) >= self._max_slots_per_tenant
+    def _has_filled_all(self, tenant: str) -> bool:
+        bound = self._max_slots_per_tenant
+        return bound is not None and self._pool.num_of(tenant) >= bound
 
     def _reserve(self, slab: HostSlab, tenant: str | None) -> bool:
         """Whether a place is reserved for the adapter, now or before."""

@@ -8,7 +8,6 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 import pytest
-import torch
 
 from local_engine import LocalEngine, greedy
 from lorax_serve.engine.sampling_rows import mask_rows, sampling_rows
@@ -18,22 +17,6 @@ from oracles import prompts, reference_tokens
 from tiny_models import build_tiny_model
 
 NUM_TOKENS = 24
-
-
-def reference(model: Any, prompt: list[int], end: int, min_tokens: int) -> list[int]:
-    ids = torch.tensor([prompt])
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=NUM_TOKENS,
-            min_new_tokens=min_tokens,
-            do_sample=False,
-            eos_token_id=end,
-            pad_token_id=0,
-        )
-    tokens: list[int] = output[0, len(prompt) :].tolist()
-    return tokens
 
 
 def request(name: str, prompt: list[int], stop: StopConditions) -> Generate:
@@ -69,7 +52,7 @@ def test_greedy_tokens_equal_transformers(tmp_path: Path, how: str) -> None:
     lengths = []
     for number in least:
         got = together[str(number)].token_ids
-        assert got == reference(model, prompt, end, number)
+        assert got == reference_tokens(model, prompt, NUM_TOKENS, end=end, min_tokens=number)
         assert end not in got[:number]
         lengths.append(len(got))
     assert lengths[0] <= 4 < lengths[-1]

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher
 from numpy.typing import NDArray
 
+from lorax_serve.grammar.byte_matcher import byte_tokenizer
 from lorax_serve.grammar.compiled import CompiledGrammar
 from lorax_serve.grammar.guide import Guide
 from lorax_serve.grammar.vocabulary import TokenVocabulary
@@ -72,23 +73,11 @@ class Walker:
         return rng.choice([i for i in allowed if i not in ending] or ending)
 
 
-class _Bytes:
-    """A vocabulary of single bytes, so that any text can be offered to a grammar exactly."""
-
-    eos_token_id = 256
-    bos_token_id = None
-    tokens = (*(bytes([byte]) for byte in range(256)), b"<eos>")
-    special_token_ids = (256,)
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
-
-
 class BytesMatcher:
-    """llguidance itself, without anything of ours between the grammar and the text."""
+    """llguidance itself, without limits of ours: any text can be offered to a grammar exactly."""
 
     def __init__(self, grammar: CompiledGrammar) -> None:
-        self._tokenizer = LLTokenizer(TokenizerWrapper(_Bytes()))
+        self._tokenizer = byte_tokenizer()
         self._grammar = grammar.payload.decode()
 
     def accepts(self, text: bytes) -> bool:

@@ -14,17 +14,26 @@ def prompts(number: int, seed: int, low: int = 1, high: int = 40) -> list[list[i
     return [[rng.randrange(3, 300) for _ in range(rng.randint(low, high))] for _ in range(number)]
 
 
-def reference_tokens(model: torch.nn.Module, prompt: list[int], num_tokens: int) -> list[int]:
-    """`num_tokens` greedy tokens, without the generation config's opinions on when to stop."""
+def reference_tokens(
+    model: torch.nn.Module,
+    prompt: list[int],
+    num_tokens: int,
+    *,
+    end: int | None = None,
+    min_tokens: int | None = None,
+) -> list[int]:
+    """Greedy tokens up to `end`, which may come after `min_tokens`; without one `num_tokens` of
+    them, whatever the generation config thinks of when to stop.
+    """
     ids = torch.tensor([prompt])
     with torch.inference_mode():
         output = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=num_tokens,
-            min_new_tokens=num_tokens,
+            min_new_tokens=num_tokens if min_tokens is None else min_tokens,
             do_sample=False,
-            eos_token_id=None,
+            eos_token_id=end,
             pad_token_id=0,
         )
     return output[0, len(prompt) :].tolist()

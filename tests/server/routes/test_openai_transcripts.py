@@ -3,7 +3,6 @@ it fits the types of the openai package, in which no field may be unknown but ou
 """
 
 import json
-import shutil
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from fake_engine import Step, Tokens
 from lorax_serve.ipc.types import ErrorCode, FinishReason
 from lorax_serve.server.errors import EngineLost, ServeError
 from openai_types import EXTENSIONS, check_events, check_reply
-from tool_chats import CALL, FORCED, NAMED, TEMPLATE, WEATHER
+from tool_chats import CALL, FORCED, NAMED, WEATHER, with_tool_template
 from transcripts import masked, script, transcript
 from wire import Wire, running
 
@@ -111,9 +110,7 @@ CASES = {
 
 @pytest.fixture
 async def wire(wire_files: Path, tmp_path: Path) -> AsyncIterator[Wire]:
-    shutil.copytree(wire_files, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "model" / "chat_template.jinja").write_text(TEMPLATE)
-    async with running(tmp_path) as served:
+    async with running(with_tool_template(wire_files, tmp_path)) as served:
         yield served
 
 

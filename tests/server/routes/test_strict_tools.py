@@ -1,6 +1,5 @@
 """Strict tools in chats: what the model is held to, or what is said where nothing holds it."""
 
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,13 @@ from aiohttp import ClientResponse
 from openai import AsyncOpenAI
 
 from lorax_serve.ipc.types import GrammarKind
-from tool_chats import CALL, CITY, FORCED, TEMPLATE
+from tool_chats import CALL, CITY, FORCED, with_tool_template
 from wire import Wire, running
 
 
 @pytest.fixture
 def files(wire_files: Path, tmp_path: Path) -> Path:
-    shutil.copytree(wire_files, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "model" / "chat_template.jinja").write_text(TEMPLATE)
-    return tmp_path
+    return with_tool_template(wire_files, tmp_path)
 
 
 @pytest.fixture

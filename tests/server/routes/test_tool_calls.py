@@ -1,7 +1,6 @@
 """Tools in chats, through the published client: what the model is shown, what its text becomes."""
 
 import json
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, BadRequestError
 
-from tool_chats import CALL, CLOCK, FORCED, NAMED, TEMPLATE, WEATHER
+from tool_chats import CALL, CLOCK, FORCED, NAMED, WEATHER, with_tool_template
 from wire import Wire, running
 
 ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}}
@@ -17,9 +16,7 @@ ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [
 
 @pytest.fixture
 def files(wire_files: Path, tmp_path: Path) -> Path:
-    shutil.copytree(wire_files, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "model" / "chat_template.jinja").write_text(TEMPLATE)
-    return tmp_path
+    return with_tool_template(wire_files, tmp_path)
 
 
 @pytest.fixture
