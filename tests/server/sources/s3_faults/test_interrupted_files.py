@@ -65,8 +65,8 @@ async def test_an_endless_stall_ends(
 async def test_a_trickle_ends_at_the_deadline(
     bucket: UnrulyBucket, new_source: NewSource, tmp_path: Path, kind: str
 ) -> None:
+    adapter = await new_source().resolve(ADAPTER_ID, None)  # as slow as the machine may be
     source = new_source(resolve_seconds=0.5, download_seconds=0.5, stall_seconds=10)
-    adapter = await source.resolve(ADAPTER_ID, None)
     bucket.objects[""] = WEIGHTS  # what a listing would be cut from
     bucket.faults[kind] = [partial(0.1, trickle)]
     with pytest.raises(SourceUnavailable, match=r"not done within 0\.5 seconds"):
